@@ -198,9 +198,10 @@ def find_certificates(
         )
         .where(is_any_of(connection, _earlier.certificate_serial, certificate_serials))
     )
-    found = {}
-    # The current one of a serial number wins. Serial numbers are random, so there are never two.
-    for query in (replaced, current):
+    found: dict[str, KnownCertificate] = {}
+    # The current ones first: a certificate that is replaced between both queries is then found by
+    # the second one.
+    for query in (current, replaced):
         for row in connection.execute(query):
             serial, device_serial, issuer, ends, status, is_current, *revocation = row
             found[serial] = KnownCertificate(

@@ -64,11 +64,11 @@ def search(
                 or_(
                     devices.c.certificate_serial == wanted.begins.lower(),
                     devices.c.provisioning_id == wanted.begins,
-                    _serial.in_(
-                        select(earlier_certificates.c.device_serial).where(
-                            earlier_certificates.c.certificate_serial == wanted.begins.lower()
-                        )
-                    ),
+                    # A scalar, not IN: PostgreSQL would read the whole register for that.
+                    _serial
+                    == select(earlier_certificates.c.device_serial)
+                    .where(earlier_certificates.c.certificate_serial == wanted.begins.lower())
+                    .scalar_subquery(),
                 ),
                 *_conditions(wanted),
             ],

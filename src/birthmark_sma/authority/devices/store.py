@@ -357,17 +357,20 @@ def find_key_holders(
     another device has it, the holder is the one that has it now.
     """
     key, earlier_key = devices.c.public_key_fingerprint, _earlier.public_key_fingerprint
-    holder = devices.c.device_serial, devices.c.status
+    of_device = devices.c.device_serial, devices.c.status
     replaced = (
-        select(earlier_key, *holder, false())
+        select(earlier_key, *of_device, false())
         .join_from(devices, earlier_certificates, _earlier.device_serial == devices.c.device_serial)
         .where(is_any_of(connection, earlier_key, fingerprints))
     )
-    current = select(key, *holder, true()).where(is_any_of(connection, key, fingerprints))
-    found = {}
-    for query in (replaced, current):
+    current = select(key, *of_device, true()).where(is_any_of(connection, key, fingerprints))
+    found: dict[bytes, KeyHolder] = {}
+    # The current keys first: a key that a re-enrolment replaces between both queries is then found
+    # by the second one.
+    for query in (current, replaced):
         for fingerprint, serial, status, is_current in connection.execute(query):
-            found[bytes(fingerprint)] = KeyHolder(serial, DeviceStatus(status), bool(is_current))
+            holder = KeyHolder(serial, DeviceStatus(status), bool(is_current))
+            found.setdefault(bytes(fingerprint), holder)
     return found
 
 

@@ -13,6 +13,7 @@ from datetime import datetime
 from sqlalchemy import Connection
 from sqlalchemy.exc import IntegrityError
 
+from birthmark_sma.authority.access.store import AccessKey
 from birthmark_sma.authority.devices import re_enrolments
 from birthmark_sma.authority.devices import store as device_store
 from birthmark_sma.authority.devices.store import Device
@@ -104,11 +105,13 @@ def _replace(
     # Compare and set: of two requests that replace the same certificate, one wins.
     if old is None or old.certificate_serial != candidate.replaces:
         return DeviceAlreadyProvisionedError()
+    # Used up also if the access key has the right: otherwise somebody else could use it later.
     permission = re_enrolments.use(transaction, old.device_serial, now)
+    key = _find_right(candidate.request, old)
     if permission is not None:
         allowed_by = permission.actor
-    elif _has_right(candidate.request, old) and candidate.request.enrolled_with is not None:
-        allowed_by = f"key {candidate.request.enrolled_with.key_id}"
+    elif key is not None:
+        allowed_by = f"key {key.key_id}"
     else:
         return DeviceAlreadyProvisionedError()
     refusal = _refuse_status(old) or _find_conflict(transaction, *_unique(new))
@@ -124,16 +127,18 @@ def _is_allowed(connection: Connection, request: ProvisioningRequest, device: De
     key = request.enrolled_with
     if key is not None and key.device_family not in {None, device.device_family}:
         return False  # nor does the caller learn the family
-    return _has_right(request, device) or (
-        re_enrolments.find(connection, device.device_serial, database_time(connection)) is not None
-    )
+    if _find_right(request, device) is not None:
+        return True
+    now = database_time(connection)
+    return re_enrolments.find(connection, device.device_serial, now) is not None
 
 
-def _has_right(request: ProvisioningRequest, device: Device) -> bool:
+def _find_right(request: ProvisioningRequest, device: Device) -> AccessKey | None:
+    """Return the access key of the request if it may re-enrol the device, else None."""
     key = request.enrolled_with
-    return (
-        key is not None and key.may_re_enrol and key.device_family in {None, device.device_family}
-    )
+    if key is None or not key.may_re_enrol or key.device_family not in {None, device.device_family}:
+        return None
+    return key
 
 
 def _refuse_status(device: Device) -> BirthmarkError | None:

@@ -580,6 +580,30 @@ def test_a_key_that_is_taken_between_the_last_check_and_the_update(
     assert rows_of(authority.database, "SELECT device_serial FROM re_enrolments") == [("camera-1",)]
 
 
+def test_a_key_that_is_replaced_while_it_is_looked_up(
+    authority: Authority, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Threat 39: between two queries for it, a re-enrolment must not hide whose it is."""
+    key = new_key()
+    re_enrol(authority, again("camera-1", key))
+    allow(authority, "camera-1")
+    mark = fingerprint(key.public_key())
+    with authority.database.read() as connection:
+        execute_one = connection.execute
+        asked: list[object] = []
+
+        def replace_meanwhile(*arguments: Any) -> Any:
+            asked.append(arguments)
+            if len(asked) == 2:
+                re_enrol(authority, again("camera-1"))
+            return execute_one(*arguments)
+
+        monkeypatch.setattr(connection, "execute", replace_meanwhile)
+        holders = device_store.find_key_holders(connection, [mark])
+    assert len(asked) == 2
+    assert holders[mark].device_serial == "camera-1"
+
+
 def test_a_sandbox_forgets_them(authority: Authority) -> None:
     """What is deleted with a device, so that its serial and its keys are free again."""
     key = new_key()
