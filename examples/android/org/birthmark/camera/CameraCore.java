@@ -17,13 +17,17 @@ import java.security.spec.ECGenParameterSpec;
 import java.security.spec.ECParameterSpec;
 import java.security.spec.ECPoint;
 import java.security.spec.ECPublicKeySpec;
+import java.text.ParseException;
+import java.text.SimpleDateFormat;
 import java.util.ArrayList;
 import java.util.Arrays;
 import java.util.Base64;
 import java.util.Collections;
 import java.util.List;
+import java.util.Locale;
 import java.util.Map;
 import java.util.Set;
+import java.util.TimeZone;
 import java.util.TreeMap;
 import java.util.TreeSet;
 import java.util.regex.Matcher;
@@ -62,11 +66,16 @@ public final class CameraCore {
     }
 
     private static final byte[] PREFIX = "birthmark-bundle-v1\0".getBytes(StandardCharsets.US_ASCII);
+    private static final byte[] RENEWAL_PREFIX =
+            "birthmark-renew-v1\0".getBytes(StandardCharsets.US_ASCII);
+    private static final long DAY_MS = 86_400_000;
     private static final byte[] SALT = "Birthmark".getBytes(StandardCharsets.US_ASCII);
     private static final String ALGORITHM = "ECDH-ES+A256KW";
     private static final SecureRandom RANDOM = new SecureRandom();
     private static final String DEVICE = "urn:birthmark:device:";
     private static final String RECIPIENT = "urn:birthmark:recipient-key:sha-256:";
+    private static final Set<String> RENEWED_SECRETS =
+            new TreeSet<>(Arrays.asList("device_serial", "certificate_sha256", "table_keys"));
     private static final Set<String> SECRETS = new TreeSet<>(
             Arrays.asList("device_serial", "certificate_sha256", "nuc_hash", "table_keys"));
     private static final String PAIR = "\"[A-Za-z0-9_]+\" ?: ?\"(?:[^\"\\\\]|\\\\.)*\"";
@@ -101,10 +110,16 @@ public final class CameraCore {
     public static Provisioned provisioned(
             String serial, String answer, PublicKey signing, AgreementKey key)
             throws GeneralSecurityException {
+        return read(serial, answer, signing, key, null);
+    }
+
+    /** As `provisioned`. A response to a renewal contains no NUC hash if `nucHash` is the camera's. */
+    private static Provisioned read(
+            String serial, String answer, PublicKey signing, AgreementKey key, byte[] nucHash)
+            throws GeneralSecurityException {
         List<String> chain = new ArrayList<>();
         chain.add(unescaped(member(answer, "device_certificate")));
-        X509Certificate certificate = (X509Certificate) CertificateFactory.getInstance("X.509")
-                .generateCertificate(new ByteArrayInputStream(ascii(chain.get(0))));
+        X509Certificate certificate = certificate(chain.get(0));
         demand(
                 Arrays.equals(certificate.getPublicKey().getEncoded(), signing.getEncoded()),
                 "the certificate is for another key");
@@ -115,7 +130,7 @@ public final class CameraCore {
         String opened = openJwe(member(answer, "sealed_secrets"), key);
         String inner = inner(opened, "table_keys");
         Map<String, String> secrets = flat(opened.replace(inner, "\"\""));
-        demand(secrets.keySet().equals(SECRETS), "these are not the secrets of a camera");
+        demand(secrets.keySet().equals(nucHash == null ? SECRETS : RENEWED_SECRETS), "these are not the secrets of a camera");
         byte[] digest = MessageDigest.getInstance("SHA-256").digest(certificate.getEncoded());
         demand(
                 quoted(serial).equals("\"" + secrets.get("device_serial") + "\"")
@@ -132,7 +147,8 @@ public final class CameraCore {
         demand(
                 tableKeys.size() == 3 && assigned.equals(tables.group(1).replace(" ", "")),
                 "the keys are those of other tables");
-        return new Provisioned(chain, bytes(secrets.get("nuc_hash")), tableKeys);
+        byte[] known = nucHash == null ? bytes(secrets.get("nuc_hash")) : nucHash;
+        return new Provisioned(chain, known, tableKeys);
     }
 
     /**
@@ -155,6 +171,96 @@ public final class CameraCore {
         byte[] ecdsaWithSha256 = {6, 8, 0x2A, (byte) 0x86, 0x48, (byte) 0xCE, 0x3D, 4, 3, 2};
         byte[] signature = der(3, new byte[1], key.sign(info));
         return der(0x30, info, der(0x30, ecdsaWithSha256), signature);
+    }
+
+    // --- renewal
+
+    /**
+     * Returns the CSR of a renewal, for new keys. Store it before it is sent, and send it again until a
+     * response is stored: the same CSR gets the same certificate.
+     */
+    public static String renewalCsr(
+            String serial, PublicKey signing, SigningKey key, PublicKey agreement)
+            throws GeneralSecurityException {
+        return pem("CERTIFICATE REQUEST", csr(serial, signing, key, agreement));
+    }
+
+    /**
+     * Returns the request body. `key` is the current one, of the certificate that the camera has, and
+     * `agreement` the new recipient key, which the CSR names. The old certificate stays valid.
+     */
+    public static String renewalRequest(
+            Provisioned camera, String csr, PublicKey agreement, SigningKey key, String requestedAt)
+            throws GeneralSecurityException {
+        String certificate = camera.chain.get(0);
+        // The names are sorted and there is no white space, so this is canonical JSON (RFC 8785).
+        String proof = "{\"certificate_sha256\":\"" + sha256(decoded(certificate))
+                + "\",\"csr_sha256\":\"" + sha256(decoded(csr))
+                + "\",\"recipient_key_sha256\":\"" + sha256(agreement.getEncoded())
+                + "\",\"requested_at\":" + quoted(requestedAt) + ",\"supersede\":false}";
+        byte[] signature = key.sign(joined(RENEWAL_PREFIX, ascii(proof)));
+        return "{\"device_certificate\":" + quoted(certificate)
+                + ",\"csr\":" + quoted(csr)
+                + ",\"key_encryption_public_key\":"
+                + quoted(pem("PUBLIC KEY", agreement.getEncoded()))
+                + ",\"supersede\":false,\"requested_at\":" + quoted(requestedAt)
+                + ",\"signature\":\"" + Base64.getEncoder().encodeToString(signature) + "\"}";
+    }
+
+    /**
+     * Reads the response to a renewal, as `provisioned` does. The keys are the new ones, and the NUC
+     * hash stays: the authority does not know it.
+     */
+    public static Provisioned renewed(
+            String serial, String answer, PublicKey signing, AgreementKey key, byte[] nucHash)
+            throws GeneralSecurityException {
+        return read(serial, answer, signing, key, nucHash);
+    }
+
+    /** Returns the path of the renewal window: the id is that of RFC 9773, section 4.1. */
+    public static String renewalPath(Provisioned camera) throws GeneralSecurityException {
+        X509Certificate certificate = certificate(camera.chain.get(0));
+        // DER: an OCTET STRING with a SEQUENCE with [0], the issuer's key identifier.
+        byte[] identifier = certificate.getExtensionValue("2.5.29.35");
+        demand(
+                identifier != null && identifier.length >= 6 && identifier[4] == (byte) 0x80,
+                "the certificate does not name its issuer's key");
+        byte[] issuer = Arrays.copyOfRange(identifier, 6, 6 + identifier[5]);
+        Base64.Encoder text = Base64.getUrlEncoder().withoutPadding();
+        return "/api/v1/devices/renewal-info/" + text.encodeToString(issuer) + "."
+                + text.encodeToString(certificate.getSerialNumber().toByteArray());
+    }
+
+    /**
+     * Returns the time of the renewal in ms. `answer` is the window's response, or null if there is
+     * none. `share` is a number from 0 to 1, drawn once for each certificate: it spreads a fleet.
+     */
+    public static long renewalTime(Provisioned camera, String answer, double share)
+            throws GeneralSecurityException {
+        X509Certificate certificate = certificate(camera.chain.get(0));
+        long begins = certificate.getNotBefore().getTime();
+        long validity = certificate.getNotAfter().getTime() - begins;
+        long start = begins + validity / 3 * 2;
+        long end = begins + validity / 6 * 5;
+        try {
+            long from = time(member(answer == null ? "" : answer, "start"));
+            long to = time(member(answer == null ? "" : answer, "end"));
+            if (from < to) {
+                start = from;
+                end = to;
+            }
+        } catch (GeneralSecurityException | ParseException none) {
+            // The window of the validity stays: 2/3 to 5/6.
+        }
+        // No window may be so late that the certificate ends before.
+        return Math.min(start + (long) ((end - start) * share), begins + validity / 12 * 11);
+    }
+
+    /** Returns the pause in ms after a failed renewal: it grows to a day, and half of it is random. */
+    public static long renewalPause(int failures, long retryAfterMs) {
+        long pause = Math.min(30_000L << Math.min(failures, 12), DAY_MS);
+        long wait = pause / 2 + (long) (RANDOM.nextDouble() * pause / 2);
+        return Math.min(Math.max(wait, retryAfterMs), DAY_MS);
     }
 
     // --- pictures
@@ -312,6 +418,26 @@ public final class CameraCore {
             demand(members.put(texts[0].substring(1), value) == null, "a name stands twice");
         }
         return members;
+    }
+
+    private static X509Certificate certificate(String pem) throws GeneralSecurityException {
+        return (X509Certificate) CertificateFactory.getInstance("X.509")
+                .generateCertificate(new ByteArrayInputStream(ascii(pem)));
+    }
+
+    /** Reads a UTC time such as 2027-05-01T00:00:00Z. A fraction of a second is left out. */
+    private static long time(String text) throws ParseException {
+        SimpleDateFormat format = new SimpleDateFormat("yyyy-MM-dd'T'HH:mm:ss'Z'", Locale.ROOT);
+        format.setTimeZone(TimeZone.getTimeZone("UTC"));
+        return format.parse(text.replaceAll("\\.\\d+", "")).getTime();
+    }
+
+    private static String sha256(byte[] bytes) throws GeneralSecurityException {
+        return hex(MessageDigest.getInstance("SHA-256").digest(bytes));
+    }
+
+    private static byte[] decoded(String pem) {
+        return Base64.getDecoder().decode(base64(pem));
     }
 
     private static boolean names(X509Certificate certificate, String uri) throws GeneralSecurityException {

@@ -2,7 +2,7 @@ package android.content;
 
 import java.io.File;
 
-/** The part of Android's API that BirthmarkCamera.kt uses, without code: enough to compile it. */
+/** The part of Android's API that BirthmarkCamera.kt uses. The tests run it on a JVM. */
 public abstract class Context {
     public abstract File getNoBackupFilesDir();
 }

@@ -3,23 +3,55 @@ package android.security.keystore;
 import java.security.spec.AlgorithmParameterSpec;
 
 public final class KeyGenParameterSpec implements AlgorithmParameterSpec {
-    private KeyGenParameterSpec() {}
+    private final String alias;
+    private final int purposes;
+
+    private KeyGenParameterSpec(String alias, int purposes) {
+        this.alias = alias;
+        this.purposes = purposes;
+    }
+
+    public String getKeystoreAlias() {
+        return alias;
+    }
+
+    public int getPurposes() {
+        return purposes;
+    }
 
     public static final class Builder {
-        public Builder(String keystoreAlias, int purposes) {}
+        private final KeyGenParameterSpec made;
 
-        public native Builder setAlgorithmParameterSpec(AlgorithmParameterSpec spec);
+        public Builder(String keystoreAlias, int purposes) {
+            made = new KeyGenParameterSpec(keystoreAlias, purposes);
+        }
 
-        public native Builder setBlockModes(String... blockModes);
+        public Builder setAlgorithmParameterSpec(AlgorithmParameterSpec spec) {
+            return this;
+        }
 
-        public native Builder setDigests(String... digests);
+        public Builder setBlockModes(String... blockModes) {
+            return this;
+        }
 
-        public native Builder setEncryptionPaddings(String... paddings);
+        public Builder setDigests(String... digests) {
+            return this;
+        }
 
-        public native Builder setIsStrongBoxBacked(boolean isStrongBoxBacked);
+        public Builder setEncryptionPaddings(String... paddings) {
+            return this;
+        }
 
-        public native Builder setKeySize(int keySize);
+        public Builder setIsStrongBoxBacked(boolean isStrongBoxBacked) {
+            return this;
+        }
 
-        public native KeyGenParameterSpec build();
+        public Builder setKeySize(int keySize) {
+            return this;
+        }
+
+        public KeyGenParameterSpec build() {
+            return made;
+        }
     }
 }
