@@ -10,7 +10,7 @@ or the flag. The camera signs, the authority verifies. The algorithms are those 
 import hashlib
 import json
 from base64 import urlsafe_b64decode, urlsafe_b64encode
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from birthmark_sma.protocol.bundle import format_time
@@ -32,7 +32,7 @@ class RenewalProof:
 
     certificate_sha256: str
     csr_sha256: str
-    recipient_key_sha256: str | None
+    recipient_key_sha256: str | None = field(repr=False)
     requested_at: datetime
     supersede: bool
 

@@ -50,7 +50,7 @@ class PresentedCertificate:
     """
 
     certificate_serial: str
-    key_fingerprint: bytes
+    key_fingerprint: bytes = field(repr=False)
     public_key: object
     proof: RenewalProof
 

@@ -233,7 +233,7 @@ def test_an_earlier_certificate_that_is_still_valid_renews(
 
 
 def test_the_same_csr_gets_the_same_certificate(client: httpx2.Client, running: Running) -> None:
-    """With a new time and signature; the secrets are sealed anew."""
+    """Threat 8: with a new time and signature; the secrets are sealed anew."""
     device = RenewingDevice.provisioned(client)
     key, recipient = new_key(), new_key()
     body = device.request(key=key, recipient=recipient)

@@ -136,7 +136,7 @@ def serving(folder: Path, *options: str) -> Iterator[tuple[Running, httpx2.Clien
 
 
 def test_a_device_has_a_limit_of_its_own(tmp_path: Path) -> None:
-    """Repetitions are free, so nobody uses the limit up by replaying a request (threat 27)."""
+    """Threat 27: repetitions are free, so nobody uses it up by replaying a request."""
     with serving(tmp_path, "--access", "open", "--rate-renew", "2/hour") as (_, client):
         device, other = RenewingDevice.provisioned(client), RenewingDevice.provisioned(client)
         body = device.request()

@@ -359,7 +359,7 @@ def test_a_user_who_may_not_write(postgres_url: str, tmp_path: Path) -> None:
             connection.execute(f"GRANT ALL ON ALL TABLES IN SCHEMA public TO {role}")
         finding = found(changed(reader, kek_file=settings.kek_file))["schema"]
         assert finding.state is State.CRITICAL, "no audit row could get its number"
-        assert "USAGE on validation_history_id_seq" in finding.sentence
+        assert "USAGE on authority_id_seq" in finding.sentence
         with psycopg.connect(postgres_url, autocommit=True) as connection:
             connection.execute(f"GRANT ALL ON ALL SEQUENCES IN SCHEMA public TO {role}")
         assert found(changed(reader, kek_file=settings.kek_file))["schema"].state is State.WELL

@@ -3,7 +3,19 @@
 import json
 from typing import Any
 
+import pytest
+
 from tests.integration.cli.conftest import Place, assert_refused
+from tests.support.cameras.camera import Camera
+from tests.support.programs.server import Server
+
+
+@pytest.fixture
+def fleet(place: Place) -> tuple[Place, list[Camera]]:
+    """An authority with three devices."""
+    with Server(place.data_dir) as server, server.client() as client:
+        cameras = [Camera.provisioned(client, serial) for serial in ("a", "b", "c")]
+    return place, cameras
 
 
 def ordered(place: Place, *arguments: str) -> dict[str, Any]:
@@ -22,7 +34,7 @@ def listed(place: Place) -> list[dict[str, Any]]:
     return orders
 
 
-def test_an_orders_life(fleet: tuple[Place, list[Any]]) -> None:
+def test_an_orders_life(fleet: tuple[Place, list[Camera]]) -> None:
     """Tried, given, watched, cancelled."""
     place, cameras = fleet
     assert place.sma("renewals", "list").stdout == "No renewal was ordered.\n"
@@ -48,7 +60,7 @@ def test_an_orders_life(fleet: tuple[Place, list[Any]]) -> None:
     assert again == {"order": int(number), "changed": False}
 
 
-def test_criteria_are_combined(fleet: tuple[Place, list[Any]]) -> None:
+def test_criteria_are_combined(fleet: tuple[Place, list[Camera]]) -> None:
     """An intermediate's name, a table, and a family that nobody has."""
     place, cameras = fleet
     order = ("renewals", "order", "--dry-run", "--json")
@@ -78,7 +90,7 @@ def test_nothing_means_all_by_accident(place: Place) -> None:
     assert_refused(place.sma("renewals", "cancel", "7"), 5, "sma renewals list")
 
 
-def test_a_script_says_yes(fleet: tuple[Place, list[Any]]) -> None:
+def test_a_script_says_yes(fleet: tuple[Place, list[Camera]]) -> None:
     """Without a terminal nobody can be asked."""
     place, _ = fleet
     refused = place.sma("renewals", "order", "--all")
