@@ -44,6 +44,8 @@ from birthmark_sma.device import (
     state_directory,
     state_encryption,
 )
+from birthmark_sma.device.renewal import renewer
+from birthmark_sma.device.renewal.schedule import Plan
 from birthmark_sma.protocol import bundle, camera_token, key_derivation, key_table, replay, verdict
 from birthmark_sma.simulation import report as simulation_report
 from birthmark_sma.storage import schema
@@ -203,6 +205,7 @@ def list_device_files() -> dict[str, str]:
         "state": state.FILE,
         "nonces": nonces.FILE,
         "clock": clock.FILE,
+        "renewal": renewer.FILE,
         "lock": state_directory.LOCK,
         "partial": state_directory._PARTIAL,
         "bundle waiting": bundle_queue._WAITING,
@@ -216,6 +219,7 @@ def make_device_records() -> dict[str, bytes]:
     return {
         "nonces": nonces._Reservation(bytes(16), 7).to_json(),
         "clock": clock._to_json(datetime(2026, 1, 2, tzinfo=UTC)),
+        "renewal": Plan("00" * 32, datetime(2026, 1, 2, tzinfo=UTC)).to_json(),
     }
 
 

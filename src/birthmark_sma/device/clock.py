@@ -131,7 +131,7 @@ class CameraClock:
         if now > self._ends and not agrees:
             return "late", (
                 f"{says}, but its certificate expired at {self._ends:%Y-%m-%dT%H:%M:%SZ}: set"
-                " the clock, or provision the camera again."
+                " the clock. If the clock is right, see the log of the renewal."
             )
         return None
 

@@ -74,7 +74,7 @@ def assert_came_back(cameras: Cameras, directory: Path) -> None:
     cameras.judge(camera.capture(b"after the renewal"))
     assert authority.valid == [camera.certificate]
     kept = cameras.kept(directory)
-    assert kept.renewal is kept.predecessor is None
+    assert (kept.renewal, kept.predecessor) == (None, None)
     assert camera.certificate in {each.certificate for each in authority.known.values()}
     camera.close()
 

@@ -6,7 +6,7 @@ import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives import hashes
 from birthmark_sma.device import UNSEALED, Enrolment, Renewal, passphrase, state
 from birthmark_sma.device.renewal import renewer
 from birthmark_sma.device.state_directory import PrivateDirectory
+from birthmark_sma.device.state_encryption import seal
 from birthmark_sma.errors import DeviceBusyError, DeviceSecretError, DeviceStorageError
 from birthmark_sma.pki.keys.ca_keys import CaKeyType
 from tests.device.renewal.conftest import BEGINNING, Cameras, Time
@@ -94,7 +95,7 @@ def test_a_renewed_camera(
     time.advance(days=1)
     camera.renew_if_due()
     kept = cameras.kept()
-    assert kept.renewal is kept.predecessor is None
+    assert (kept.renewal, kept.predecessor) == (None, None)
     assert kept.private_key != old.private_key
     assert kept.table_keys == authority.table_keys != old.table_keys
     assert (kept.nuc_hash, kept.nonce_secret) == (old.nuc_hash, old.nonce_secret)
@@ -357,10 +358,11 @@ def test_a_wrong_clock_is_named(
     camera.renew_if_due()
     assert camera.certificate == before
     assert "the camera's clock is wrong" in caplog.text
-    assert camera.clock_is_wrong
+    faults = [camera.clock_fault]
     wrong.now = time.now
     left = camera.renew_if_due()
-    assert not camera.clock_is_wrong
+    faults.append(camera.clock_fault)
+    assert [fault is None for fault in faults] == [False, True]
     assert left is not None
     assert left <= 60 + 3 * HOUR
     time.advance(seconds=left)
@@ -461,17 +463,15 @@ def test_a_state_of_an_earlier_version(
 
 def test_a_state_file_of_before_renewals(cameras: Cameras) -> None:
     """It has none of the new members."""
-    path = cameras.directory / state.FILE
     content = {"state": "provisioned"} | {
         name: value
-        for name, value in json.loads(json.dumps(state.asdict(cameras.kept()))).items()
+        for name, value in asdict(cameras.kept()).items()
         if name not in {"authority_url", "root_fingerprint", "renewal", "predecessor"}
     }
     PrivateDirectory(cameras.directory).write(
-        state.FILE, state.seal(json.dumps(content).encode(), UNSEALED)
+        state.FILE, seal(json.dumps(content).encode(), UNSEALED)
     )
     assert cameras.kept().authority_url is None
-    assert path.exists()
 
 
 def test_a_disk_that_is_full(

@@ -38,6 +38,8 @@ class Relay:
         self.renewals: list[dict[str, Any]] = []
         self.act: Callable[[Visit], bool] = lambda _: False
         """Returns True if the renewal's answer must not reach the camera."""
+        self.answer_first: Callable[[Visit], bool] | None = None
+        """Answers renewals in place of the authority."""
 
     def __call__(self, visit: Visit) -> None:
         """Answer one request."""
@@ -46,16 +48,19 @@ class Relay:
         if method == "GET":
             visit.answer(self.window, Retry_After="3600")
             return
+        if path == RENEW:
+            self.renewals.append(json.loads(body))
+            if self.answer_first is not None:
+                self.answer_first(visit)
+                return
         kept = {name: value for name, value in visit.headers.items() if name == "idempotency-key"}
         kept["Content-Type"] = "application/json"
         with self._running.client() as client:
             answer = client.post(
                 path, content=body, headers=kept | {"Content-Type": "application/json"}
             )
-        if path == RENEW:
-            self.renewals.append(json.loads(body))
-            if self.act(visit):
-                return
+        if path == RENEW and self.act(visit):
+            return
         visit.answer(answer.content, answer.status_code)
 
 
