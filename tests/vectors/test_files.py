@@ -33,7 +33,7 @@ from birthmark_sma.device.table_key_decryption import open_table_keys
 from birthmark_sma.errors import BirthmarkError, MalformedCameraTokenError
 from birthmark_sma.pki.names import device_urn
 from birthmark_sma.pki.path_validation import verify_path
-from birthmark_sma.protocol.bundle import parse_bundle
+from birthmark_sma.protocol.bundle import parse_bundle, parse_time
 from birthmark_sma.protocol.bundle_signature import SigningKey, sign_bundle, verify_signature
 from birthmark_sma.protocol.camera_token import CameraToken, open_camera_token
 from birthmark_sma.protocol.key_derivation import (
@@ -43,6 +43,7 @@ from birthmark_sma.protocol.key_derivation import (
     derive_key,
 )
 from birthmark_sma.protocol.key_table import STANDARD_SIZES
+from birthmark_sma.protocol.renewal import make_proof, sign_renewal, verify_renewal
 from birthmark_sma.web.api.models import ProvisionResponse
 from vectors.generator import seeded_keys
 from vectors.generator.all_files import all_files
@@ -61,6 +62,7 @@ NAMES = (
     "provisioning_response",
     "certificate_chain",
     "bundle_signature",
+    "renewal_proof",
     "verdict",
 )
 MADE_ELSEWHERE = ("key_derivation", "key_derivation_published_clients", "camera_token")
@@ -331,6 +333,30 @@ def test_signatures_of_bundles(group: dict[str, Any], test: dict[str, Any]) -> N
         assert isinstance(key, ec.EllipticCurvePrivateKey) or signed == bundle
     try:
         verify_signature(bundle, load_pem_public_key(group["publicKey"].encode()))
+    except BirthmarkError:
+        assert test["result"] == "invalid"
+    else:
+        assert test["result"] == "valid"
+
+
+@pytest.mark.parametrize(("group", "test"), cases("renewal_proof", "RenewalProof"))
+def test_proofs_of_renewals(group: dict[str, Any], test: dict[str, Any]) -> None:
+    recipient = test["recipientKey"]
+    at = parse_time(test["requestedAt"])
+    assert at is not None
+    proof = make_proof(
+        bytes.fromhex(test["certificate"]),
+        bytes.fromhex(test["csr"]),
+        None if recipient is None else bytes.fromhex(recipient),
+        requested_at=at,
+        supersede=test["supersede"],
+    )
+    assert proof.signed_bytes().hex() == test["signedBytes"]
+    public_key = load_pem_public_key(group["publicKey"].encode())
+    signed = sign_renewal(proof, _DEVICE_KEYS[group["keyKind"]](group["deviceLabel"]))
+    verify_renewal(proof, signed, public_key)
+    try:
+        verify_renewal(proof, bytes.fromhex(test["signature"]), public_key)
     except BirthmarkError:
         assert test["result"] == "invalid"
     else:

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from vectors.generator import bundles, chains, normative, provisioning, verdicts
+from vectors.generator import bundles, chains, normative, provisioning, renewals, verdicts
 from vectors.generator.document import as_json
 from vectors.generator.schemas import SCHEMAS
 
@@ -15,6 +15,7 @@ def all_files(here: Path) -> dict[str, bytes]:
         "provisioning_response": provisioning.make(),
         "certificate_chain": chains.make(),
         "bundle_signature": bundles.make(),
+        "renewal_proof": renewals.make(),
         "verdict": verdicts.make(),
     }
     files = {f"{name}_test.json": document.to_json() for name, document in documents.items()}

@@ -40,7 +40,7 @@ _NOTES = {
 }
 _CAPTURED = NOW - timedelta(hours=1, microseconds=-123_456)
 
-_KEYS: dict[str, Callable[[str], SigningKey]] = {
+DEVICE_KEYS: dict[str, Callable[[str], SigningKey]] = {
     "EC P-256": seeded_keys.p256,
     "EC P-384": seeded_keys.p384,
     "RSA 2048": seeded_keys.rsa_key,
@@ -50,7 +50,7 @@ _KEYS: dict[str, Callable[[str], SigningKey]] = {
 
 def make() -> Document:
     """Return valid signatures and bundles for each kind of key, and invalid ones."""
-    groups = [_signatures(kind, key("test device")) for kind, key in _KEYS.items()]
+    groups = [_signatures(kind, key("test device")) for kind, key in DEVICE_KEYS.items()]
     return Document(
         algorithm="BirthmarkBundle-v1",
         schema="schemas/bundle_signature_test_schema.json",
@@ -85,7 +85,7 @@ def _content(key: SigningKey) -> UnsignedBundle:
     )
 
 
-def _sign(message: bytes, key: SigningKey, hashed: HashAlgorithm | None = None) -> bytes:
+def sign_as_device(message: bytes, key: SigningKey, hashed: HashAlgorithm | None = None) -> bytes:
     """Sign like a device, or with the hash `hashed`. ECDSA is deterministic."""
     if isinstance(key, ec.EllipticCurvePrivateKey):
         usual = SHA384() if key.key_size == 384 else SHA256()
@@ -98,17 +98,21 @@ def _sign(message: bytes, key: SigningKey, hashed: HashAlgorithm | None = None) 
 def _signatures(kind: str, key: SigningKey) -> Group:
     content = _content(key)
     message = content.signed_bytes()
-    good = _sign(message, key)
+    good = sign_as_device(message, key)
     flipped = bytes([*good[:-1], good[-1] ^ 1])
     bad = [
         ("last bit flipped", flipped, "AlteredSignature"),
         ("cut short", good[:-1], "AlteredSignature"),
         ("one byte more", good + b"\0", "AlteredSignature"),
-        ("another device's key", _sign(message, _KEYS[kind]("another test device")), "OtherKey"),
-        ("without the prefix", _sign(message.partition(b"\0")[2], key), "OtherScheme"),
+        (
+            "another device's key",
+            sign_as_device(message, DEVICE_KEYS[kind]("another test device")),
+            "OtherKey",
+        ),
+        ("without the prefix", sign_as_device(message.partition(b"\0")[2], key), "OtherScheme"),
     ]
     if not isinstance(key, ed25519.Ed25519PrivateKey):
-        bad.append(("SHA-512", _sign(message, key, SHA512()), "OtherScheme"))
+        bad.append(("SHA-512", sign_as_device(message, key, SHA512()), "OtherScheme"))
     if isinstance(key, ec.EllipticCurvePrivateKey):
         size = key.key_size // 8
         pair = b"".join(each.to_bytes(size, "big") for each in decode_dss_signature(good))
@@ -169,18 +173,20 @@ def _signed_as_it_is(fields: dict[str, Any]) -> str:
     """Return a malformed bundle with a right signature, so that only its form is wrong."""
     content = {name: value for name, value in fields.items() if name != "signature"}
     canonical = json.dumps(content, sort_keys=True, separators=(",", ":")).encode("ascii")
-    signature = _sign(SIGNING_PREFIX + canonical, seeded_keys.p256("test device"))
+    signature = sign_as_device(SIGNING_PREFIX + canonical, seeded_keys.p256("test device"))
     return _text(content | {"signature": _base64(signature)})
 
 
 def _bundles() -> Group:
     key = seeded_keys.p256("test device")
     content = _content(key)
-    fields = json.loads(Bundle(content, _sign(content.signed_bytes(), key)).to_json())
+    fields = json.loads(Bundle(content, sign_as_device(content.signed_bytes(), key)).to_json())
     whole = json.dumps(fields)
     of_64_bytes = seeded_keys.ed25519_key("test device")  # which base64 pads
     padded = _content(of_64_bytes)
-    padded_fields = json.loads(Bundle(padded, _sign(padded.signed_bytes(), of_64_bytes)).to_json())
+    padded_fields = json.loads(
+        Bundle(padded, sign_as_device(padded.signed_bytes(), of_64_bytes)).to_json()
+    )
     unpadded = {"signature": padded_fields["signature"].rstrip("=")}
     tests = [
         Case(comment, "valid", {"bundle": text, "deviceSerial": "camera-7"})
@@ -285,7 +291,7 @@ def _ambiguous(fields: dict[str, Any]) -> dict[str, str]:
 def _resigned(**changes: Any) -> str:
     key = seeded_keys.p256("test device")
     content = replace(_content(key), **changes)
-    return Bundle(content, _sign(content.signed_bytes(), key)).to_json().decode("ascii")
+    return Bundle(content, sign_as_device(content.signed_bytes(), key)).to_json().decode("ascii")
 
 
 def _text(fields: dict[str, Any]) -> str:

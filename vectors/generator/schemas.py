@@ -174,6 +174,28 @@ SCHEMAS: dict[str, Schema] = {
             _test({"bundle": TEXT}, {"deviceSerial": TEXT}),
         ),
     ),
+    "renewal_proof": _file(
+        "Proofs of renewals",
+        _group(
+            ["RenewalProof"],
+            {
+                "keyKind": {"enum": ["EC P-256", "EC P-384", "RSA 2048", "Ed25519"]},
+                "publicKey": PEM,
+                "deviceLabel": TEXT,
+            },
+            _test(
+                {
+                    "certificate": LOWER_HEX,
+                    "csr": LOWER_HEX,
+                    "recipientKey": {"oneOf": [LOWER_HEX, {"type": "null"}]},
+                    "requestedAt": TEXT,
+                    "supersede": BOOLEAN,
+                    "signedBytes": LOWER_HEX,
+                    "signature": LOWER_HEX,
+                }
+            ),
+        ),
+    ),
     "verdict": _file(
         "Verdicts",
         _group(

@@ -11,8 +11,10 @@ from sqlalchemy import text
 
 from birthmark_sma.authority.access import store as access_key_store
 from birthmark_sma.authority.ca import crl_store
+from birthmark_sma.authority.devices import certificates_store
 from birthmark_sma.authority.devices import store as device_store
 from birthmark_sma.authority.devices.activity import most_active
+from birthmark_sma.authority.renewal import orders
 from birthmark_sma.authority.validation import replay_ledger
 from birthmark_sma.authority.validation.store import make_store
 from birthmark_sma.protocol.replay import Repeat, SeenToken
@@ -332,3 +334,25 @@ def test_an_upgrade_reads_the_ends_of_certificates(
         (None, None),
         ("superseded", datetime(2026, 1, 1, tzinfo=UTC)),
     ]
+
+
+def test_an_upgrade_from_before_renewals(empty_database: Database) -> None:
+    """No device has renewed, no certificate was exchanged, and nothing is ordered."""
+    migrate_to(empty_database, "0001")
+    register(empty_database, 1, "Pi")
+    migrate_to(empty_database, "0010")
+    ended = "2028-01-01 00:00:00.000000+00:00"
+    execute(
+        empty_database,
+        "INSERT INTO earlier_certificates (certificate_serial, device_serial, certificate_issuer,"
+        " public_key_fingerprint, replaced_at, replaced_by)"
+        f" VALUES ('ab', 'device-1', 'intermediate', :mark, '{ended}', 'olga')",
+        mark=bytes(32),
+    )
+    assert migrate(empty_database) == ("0010", HEAD_REVISION)
+    with empty_database.read() as connection:
+        [device] = device_store.list_devices(connection, limit=3)
+        [(earlier, revocation)] = certificates_store.list_earlier(connection, "device-1")
+        assert orders.list_orders(connection, limit=1) == []
+    assert device.certificate_renewed_at is None
+    assert (earlier.csr_sha256, earlier.exchanged_for, revocation) == (None, None, None)

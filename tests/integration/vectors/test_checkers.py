@@ -119,6 +119,7 @@ SPOILT: dict[str, tuple[Change, ...]] = {
     "provisioning_response": (_other_secrets,),
     "certificate_chain": (_accepted_as("acceptable", "deviceSerial"), _other_urn),
     "bundle_signature": (_wrong_result, _accepted_as("invalid", "signedBytes"), _other_label),
+    "renewal_proof": (_wrong_result, _accepted_as("invalid", "signedBytes"), _other_label),
     "verdict": (_wrong_reason,),
 }
 
@@ -145,6 +146,7 @@ def test_it_finds_what_is_wrong(checker: Checker, tmp_path: Path) -> None:
     wrong = {("key_derivation", 1), ("camera_token", 1), ("camera_token", 2), ("camera_token", 45)}
     wrong |= {("certificate_chain", 2), ("certificate_chain", 3), ("verdict", 60)}
     wrong |= {("bundle_signature", each) for each in (2, 8, 9)}
+    wrong |= {("renewal_proof", each) for each in (2, 11, 12, 13)}
     wrong |= {("provisioning_response", SEALED)}
     if checker.language == "javascript":
         wrong -= {("certificate_chain", 2), ("certificate_chain", 3)}

@@ -313,6 +313,40 @@ BIO *bm_signed_bytes(const json *bundle)
     return out;
 }
 
+static void write_digest(BIO *out, const char *name, const bm_der *der)
+{
+    unsigned char digest[EVP_MAX_MD_SIZE];
+    unsigned size = 0;
+    BIO_printf(out, "\"%s\":", name);
+    if (!der || !EVP_Digest(der->bytes, der->size, digest, &size, EVP_sha256(), NULL)) {
+        BIO_puts(out, "null");
+        return;
+    }
+    BIO_puts(out, "\"");
+    for (unsigned each = 0; each < size; each++)
+        BIO_printf(out, "%02x", digest[each]);
+    BIO_puts(out, "\"");
+}
+
+BIO *bm_renewal_bytes(bm_der certificate, bm_der csr, const bm_der *recipient_key,
+                      const char *requested_at, bool supersede)
+{
+    static const char prefix[] = "birthmark-renew-v1"; /* the zero at its end is of it */
+    BIO *out = BIO_new(BIO_s_mem());
+    if (out) {
+        BIO_write(out, prefix, sizeof prefix);
+        BIO_puts(out, "{");
+        write_digest(out, "certificate_sha256", &certificate);
+        BIO_puts(out, ",");
+        write_digest(out, "csr_sha256", &csr);
+        BIO_puts(out, ",");
+        write_digest(out, "recipient_key_sha256", recipient_key);
+        BIO_printf(out, ",\"requested_at\":\"%s\",\"supersede\":%s}", requested_at,
+                   supersede ? "true" : "false");
+    }
+    return out;
+}
+
 static bool matches(const json *text, const char *pattern)
 {
     regex_t compiled;

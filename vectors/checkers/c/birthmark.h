@@ -56,6 +56,16 @@ void bm_device_urn(const char *serial, char urn[BM_URN]);
 /* What the device signs, in memory: a prefix, and canonical JSON (RFC 8785) of all but the signature. */
 BIO *bm_signed_bytes(const json *bundle);
 
+/* The DER of something. */
+typedef struct {
+    const unsigned char *bytes;
+    size_t size;
+} bm_der;
+
+/* What the device signs to renew its certificate, in memory. The recipient key may be NULL. */
+BIO *bm_renewal_bytes(bm_der certificate, bm_der csr, const bm_der *recipient_key,
+                      const char *requested_at, bool supersede);
+
 /* Verify a whole bundle: form, time, certificates, signature. Get the device serial. */
 bool bm_verify_bundle(const char *text, X509 *root, time_t now, char serial[BM_SERIAL]);
 

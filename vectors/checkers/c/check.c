@@ -206,14 +206,11 @@ static bool signs_alike(const json *group, EVP_PKEY *public, const unsigned char
             (written == expected_size && !memcmp(signature, expected, expected_size)));
 }
 
-static outcome bundle_signature(const json *group, const json *test)
+/* Frees the bytes that were made to be signed. */
+static outcome judge_signature(const json *group, const json *test, BIO *signed_bytes)
 {
-    if (!strcmp(json_text(group, "type"), "Bundle"))
-        return whole_bundle(group, test);
     long expected_size = 0, signature_size = 0;
     char *message = NULL;
-    json *bundle = json_parse(json_text(test, "bundle"));
-    BIO *signed_bytes = bundle ? bm_signed_bytes(bundle) : NULL;
     long message_size = signed_bytes ? BIO_get_mem_data(signed_bytes, &message) : 0;
     BIO *memory = BIO_new_mem_buf(json_text(group, "publicKey"), -1);
     EVP_PKEY *key = PEM_read_bio_PUBKEY(memory, NULL, NULL, NULL);
@@ -230,10 +227,39 @@ static outcome bundle_signature(const json *group, const json *test)
     EVP_PKEY_free(key);
     BIO_free(memory);
     BIO_free(signed_bytes);
-    json_free(bundle);
     if (!same)
         return DIFFERS;
     return ok ? AGREES : REFUSED;
+}
+
+static outcome bundle_signature(const json *group, const json *test)
+{
+    if (!strcmp(json_text(group, "type"), "Bundle"))
+        return whole_bundle(group, test);
+    json *bundle = json_parse(json_text(test, "bundle"));
+    outcome judged = judge_signature(group, test, bundle ? bm_signed_bytes(bundle) : NULL);
+    json_free(bundle);
+    return judged;
+}
+
+static bm_der der_of(const json *test, const char *name)
+{
+    long size = 0;
+    unsigned char *bytes = OPENSSL_hexstr2buf(json_text(test, name), &size);
+    return (bm_der){bytes, (size_t)size};
+}
+
+static outcome renewal_proof(const json *group, const json *test)
+{
+    bool sealed = json_get(test, "recipientKey")->type == JSON_STRING;
+    bm_der certificate = der_of(test, "certificate"), csr = der_of(test, "csr");
+    bm_der recipient_key = sealed ? der_of(test, "recipientKey") : (bm_der){NULL, 0};
+    BIO *message = bm_renewal_bytes(certificate, csr, sealed ? &recipient_key : NULL,
+                                    json_text(test, "requestedAt"), json_number(test, "supersede") != 0);
+    OPENSSL_free((void *)certificate.bytes);
+    OPENSSL_free((void *)csr.bytes);
+    OPENSSL_free((void *)recipient_key.bytes);
+    return judge_signature(group, test, message);
 }
 
 static outcome verdict(const json *group, const json *test)
@@ -259,7 +285,7 @@ static const struct {
 } files[] = {
     {"key_derivation", key_derivation},     {"camera_token", camera_token},
     {"certificate_chain", certificate_chain}, {"bundle_signature", bundle_signature},
-    {"verdict", verdict},
+    {"renewal_proof", renewal_proof},         {"verdict", verdict},
 };
 
 /* --- */

@@ -451,6 +451,21 @@ func SignedBytes(bundle Fields) ([]byte, error) {
 	return bytes.TrimSuffix(message.Bytes(), []byte("\n")), err
 }
 
+// RenewalBytes returns what a device signs to renew its certificate. The first three are DER; recipientKey may be nil.
+func RenewalBytes(certificate, csr, recipientKey []byte, requestedAt string, supersede bool) []byte {
+	digest := func(der []byte) string {
+		sum := sha256.Sum256(der)
+		return `"` + hex.EncodeToString(sum[:]) + `"`
+	}
+	recipient := "null"
+	if recipientKey != nil {
+		recipient = digest(recipientKey)
+	}
+	return fmt.Appendf(nil, "birthmark-renew-v1\x00"+
+		`{"certificate_sha256":%s,"csr_sha256":%s,"recipient_key_sha256":%s,"requested_at":"%s","supersede":%t}`,
+		digest(certificate), digest(csr), recipient, requestedAt, supersede)
+}
+
 const spelling = "2006-01-02T15:04:05.000000Z"
 
 // How a bundle spells each of its texts.

@@ -46,7 +46,9 @@ type test struct {
 	KeyIndex, TableID              int64
 	CameraToken                    CameraToken
 	Chain                          []string
-	Opened                         bool
+	Certificate, Csr, RequestedAt  string
+	RecipientKey                   *string
+	Opened, Supersede              bool
 	Device                         *Device
 }
 
@@ -60,6 +62,7 @@ var files = []struct {
 	{"provisioning_response", provisioningResponse},
 	{"certificate_chain", certificateChain},
 	{"bundle_signature", bundleSignature},
+	{"renewal_proof", renewalProof},
 	{"verdict", verdict},
 }
 
@@ -189,8 +192,24 @@ func bundleSignature(g group, t test) (bool, error) {
 		return false, err
 	}
 	message, err := SignedBytes(bundle)
-	if err != nil || hex.EncodeToString(message) != t.SignedBytes {
+	if err != nil {
 		return false, err
+	}
+	return signsAlike(g, t, message)
+}
+
+func renewalProof(g group, t test) (bool, error) {
+	var recipientKey []byte
+	if t.RecipientKey != nil {
+		recipientKey = bytesOf(*t.RecipientKey)
+	}
+	message := RenewalBytes(bytesOf(t.Certificate), bytesOf(t.Csr), recipientKey, t.RequestedAt, t.Supersede)
+	return signsAlike(g, t, message)
+}
+
+func signsAlike(g group, t test, message []byte) (bool, error) {
+	if hex.EncodeToString(message) != t.SignedBytes {
+		return false, nil
 	}
 	if !VerifySignature(bytesOf(t.Signature), message, publicKey(g.PublicKey)) {
 		return false, ErrRefused

@@ -321,6 +321,23 @@ final class Birthmark {
         return ("birthmark-bundle-v1\0" + Json.canonical(content)).getBytes(StandardCharsets.UTF_8);
     }
 
+    /** Returns what a device signs to renew its certificate. The DER of the recipient key may be null. */
+    static byte[] renewalBytes(
+            byte[] certificate, byte[] csr, byte[] recipientKey, String requestedAt, boolean supersede)
+            throws GeneralSecurityException {
+        Map<String, Object> proof = new HashMap<>();
+        proof.put("certificate_sha256", sha256(certificate));
+        proof.put("csr_sha256", sha256(csr));
+        proof.put("recipient_key_sha256", recipientKey == null ? null : sha256(recipientKey));
+        proof.put("requested_at", requestedAt);
+        proof.put("supersede", supersede);
+        return ("birthmark-renew-v1\0" + Json.canonical(proof)).getBytes(StandardCharsets.UTF_8);
+    }
+
+    private static String sha256(byte[] content) throws GeneralSecurityException {
+        return HexFormat.of().formatHex(MessageDigest.getInstance("SHA-256").digest(content));
+    }
+
     /** Returns the device serial of a bundle that holds: form, time, certificates, signature. */
     static String verifyBundle(String text, String root, Instant now) throws GeneralSecurityException {
         if (text.getBytes(StandardCharsets.UTF_8).length > 32_768) {

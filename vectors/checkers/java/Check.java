@@ -42,6 +42,7 @@ public final class Check {
         FILES.put("provisioning_response", Check::provisioningResponse);
         FILES.put("certificate_chain", Check::certificateChain);
         FILES.put("bundle_signature", Check::bundleSignature);
+        FILES.put("renewal_proof", Check::renewalProof);
         FILES.put("verdict", Check::verdict);
     }
 
@@ -198,7 +199,19 @@ public final class Check {
             return Birthmark.verifyBundle(bundle, group.get("root").toString(), now)
                     .equals(test.get("deviceSerial"));
         }
-        byte[] message = Birthmark.signedBytes(object(Json.parse(bundle)));
+        return signsAlike(group, test, Birthmark.signedBytes(object(Json.parse(bundle))));
+    }
+
+    private static boolean renewalProof(Map<String, Object> group, Map<String, Object> test)
+            throws GeneralSecurityException {
+        byte[] recipientKey = test.get("recipientKey") == null ? null : bytes(test, "recipientKey");
+        return signsAlike(group, test, Birthmark.renewalBytes(
+                bytes(test, "certificate"), bytes(test, "csr"), recipientKey,
+                test.get("requestedAt").toString(), (Boolean) test.get("supersede")));
+    }
+
+    private static boolean signsAlike(Map<String, Object> group, Map<String, Object> test, byte[] message)
+            throws GeneralSecurityException {
         if (!HEX.formatHex(message).equals(test.get("signedBytes"))) {
             return false;
         }

@@ -153,6 +153,19 @@ export function signedBytes({ signature, ...content }) {
   return Buffer.from(`birthmark-bundle-v1\0${canonical(content)}`);
 }
 
+/** The bytes that a device signs to renew its certificate. The first three are DER, or null. */
+export function renewalBytes(certificate, csr, recipientKey, requestedAt, supersede) {
+  const digest = (der) => der && createHash("sha256").update(der).digest("hex");
+  const proof = {
+    certificate_sha256: digest(certificate),
+    csr_sha256: digest(csr),
+    recipient_key_sha256: digest(recipientKey),
+    requested_at: requestedAt,
+    supersede,
+  };
+  return Buffer.from(`birthmark-renew-v1\0${canonical(proof)}`);
+}
+
 function canonical(value) {
   if (Array.isArray(value)) return `[${value.map(canonical).join(",")}]`;
   if (value === null || typeof value !== "object") return JSON.stringify(value);

@@ -26,12 +26,13 @@ const FILES = {
   },
   bundle_signature: (group, test) => {
     if (group.type === "Bundle") return null; // it needs certification paths
-    const message = birthmark.signedBytes(JSON.parse(test.bundle));
-    if (!message.equals(hex(test.signedBytes))) return false;
-    birthmark.verifySignature(hex(test.signature), message, createPublicKey(group.publicKey));
-    const signature = birthmark.sign(message, birthmark.testKey(group.deviceLabel, group.keyKind));
-    birthmark.verifySignature(signature, message, createPublicKey(group.publicKey));
-    return group.keyKind.startsWith("EC ") || signature.equals(hex(test.signature));
+    return signsAlike(group, test, birthmark.signedBytes(JSON.parse(test.bundle)));
+  },
+  renewal_proof: (group, test) => {
+    const recipientKey = test.recipientKey === null ? null : hex(test.recipientKey);
+    const message = birthmark.renewalBytes(
+      hex(test.certificate), hex(test.csr), recipientKey, test.requestedAt, test.supersede);
+    return signsAlike(group, test, message);
   },
   verdict: (group, test) => {
     const reason = birthmark.judge(group.tables, group.keysPerTable, test);
@@ -39,6 +40,14 @@ const FILES = {
     return reason === test.reason;
   },
 };
+
+function signsAlike(group, test, message) {
+  if (!message.equals(hex(test.signedBytes))) return false;
+  birthmark.verifySignature(hex(test.signature), message, createPublicKey(group.publicKey));
+  const signature = birthmark.sign(message, birthmark.testKey(group.deviceLabel, group.keyKind));
+  birthmark.verifySignature(signature, message, createPublicKey(group.publicKey));
+  return group.keyKind.startsWith("EC ") || signature.equals(hex(test.signature));
+}
 
 function check(directory) {
   let wrong = 0;

@@ -278,6 +278,23 @@ private val TIME = Regex("[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\
 fun signedBytes(bundle: Fields): ByteArray =
     "birthmark-bundle-v1\u0000${Json.canonical(bundle - "signature")}".toByteArray()
 
+/** Returns what a device signs to renew its certificate. The first three are DER. */
+fun renewalBytes(
+    certificate: ByteArray, csr: ByteArray, recipientKey: ByteArray?, requestedAt: String, supersede: Boolean,
+): ByteArray {
+    val proof = mapOf(
+        "certificate_sha256" to sha256(certificate),
+        "csr_sha256" to sha256(csr),
+        "recipient_key_sha256" to recipientKey?.let(::sha256),
+        "requested_at" to requestedAt,
+        "supersede" to supersede,
+    )
+    return "birthmark-renew-v1\u0000${Json.canonical(proof)}".toByteArray()
+}
+
+private fun sha256(content: ByteArray): String =
+    hex(MessageDigest.getInstance("SHA-256").digest(content))
+
 /** Returns the device serial of a bundle that holds: form, time, certificates, signature. */
 fun verifyBundle(text: String, root: String, now: Instant): String {
     require(text.toByteArray().size <= 32_768) { "a bundle has at most 32,768 bytes" }

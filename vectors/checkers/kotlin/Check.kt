@@ -29,6 +29,7 @@ private val FILES: Map<String, (Fields, Fields) -> Boolean> = mapOf(
     "provisioning_response" to ::provisioningResponse,
     "certificate_chain" to ::certificateChain,
     "bundle_signature" to ::bundleSignature,
+    "renewal_proof" to ::renewalProof,
     "verdict" to ::verdict,
 )
 
@@ -72,7 +73,19 @@ private fun bundleSignature(group: Fields, test: Fields): Boolean {
         val now = Instant.parse(text(group, "now"))
         return verifyBundle(bundle, text(group, "root"), now) == test["deviceSerial"]
     }
-    val message = signedBytes(fields(Json.parse(bundle)))
+    return signsAlike(group, test, signedBytes(fields(Json.parse(bundle))))
+}
+
+private fun renewalProof(group: Fields, test: Fields): Boolean {
+    val recipientKey = test["recipientKey"]?.let { bytes(it as String) }
+    val message = renewalBytes(
+        bytes(text(test, "certificate")), bytes(text(test, "csr")), recipientKey,
+        text(test, "requestedAt"), test["supersede"] as Boolean,
+    )
+    return signsAlike(group, test, message)
+}
+
+private fun signsAlike(group: Fields, test: Fields, message: ByteArray): Boolean {
     if (hex(message) != test["signedBytes"]) return false
     val kind = text(group, "keyKind")
     val key = publicKey(text(group, "publicKey"), kind)

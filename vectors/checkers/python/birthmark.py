@@ -4,6 +4,7 @@ Copy this file. Invalid input raises RefusedError. Its message never contains a 
 """
 
 import base64
+import hashlib
 import hmac
 import json
 import re
@@ -292,6 +293,26 @@ def signed_bytes(bundle: dict[str, Any]) -> bytes:
     content = {name: value for name, value in bundle.items() if name != "signature"}
     canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
     return b"birthmark-bundle-v1\0" + canonical.encode("ascii")
+
+
+def renewal_bytes(
+    certificate: bytes,
+    csr: bytes,
+    recipient_key: bytes | None,
+    requested_at: str,
+    *,
+    supersede: bool,
+) -> bytes:
+    """Return the bytes to sign for a renewal: a prefix, then canonical JSON (RFC 8785)."""
+    proof = {
+        "certificate_sha256": hashlib.sha256(certificate).hexdigest(),
+        "csr_sha256": hashlib.sha256(csr).hexdigest(),
+        "recipient_key_sha256": recipient_key and hashlib.sha256(recipient_key).hexdigest(),
+        "requested_at": requested_at,
+        "supersede": supersede,
+    }
+    canonical = json.dumps(proof, sort_keys=True, separators=(",", ":"))
+    return b"birthmark-renew-v1\0" + canonical.encode("ascii")
 
 
 def sign(message: bytes, key: PrivateKey) -> bytes:

@@ -105,10 +105,25 @@ def bundle_signature(group: Fields, test: Fields) -> bool:
         now = datetime.fromisoformat(group["now"])
         serial: str = birthmark.verify_bundle(test["bundle"], group["root"], now)
         return bool(serial == test.get("deviceSerial"))
-    key = load_pem_public_key(group["publicKey"].encode())
-    message: bytes = birthmark.signed_bytes(json.loads(test["bundle"]))
+    return _signs_alike(group, test, birthmark.signed_bytes(json.loads(test["bundle"])))
+
+
+def renewal_proof(group: Fields, test: Fields) -> bool:
+    recipient = test["recipientKey"]
+    message: bytes = birthmark.renewal_bytes(
+        bytes.fromhex(test["certificate"]),
+        bytes.fromhex(test["csr"]),
+        None if recipient is None else bytes.fromhex(recipient),
+        test["requestedAt"],
+        supersede=test["supersede"],
+    )
+    return _signs_alike(group, test, message)
+
+
+def _signs_alike(group: Fields, test: Fields, message: bytes) -> bool:
     if message.hex() != test["signedBytes"]:
         return False
+    key = load_pem_public_key(group["publicKey"].encode())
     birthmark.verify_signature(bytes.fromhex(test["signature"]), message, key)
     signature = birthmark.sign(message, test_key(group["deviceLabel"], group["keyKind"]))
     birthmark.verify_signature(signature, message, key)
@@ -135,6 +150,7 @@ FILES = (
     provisioning_response,
     certificate_chain,
     bundle_signature,
+    renewal_proof,
     verdict,
 )
 
