@@ -52,6 +52,9 @@ def device_as_json(device: "Device") -> dict[str, Any]:
         "device_family": device.device_family,
         "app_version": device.app_version,
         "status": device.status.value,
+        "status_reason": device.status_reason,
+        "status_actor": device.status_actor,
+        "status_changed_at": device.status_changed_at,
         "table_assignments": list(device.table_assignments),
         "provisioning_id": device.provisioning_id,
         "provisioned_at": device.provisioned_at,
@@ -70,9 +73,19 @@ def device_as_fields(device: "Device") -> list[tuple[str, str]]:
         ("device", device.device_serial),
         ("family", device.device_family),
         ("app version", device.app_version or "-"),
-        ("status", device.status.value),
+        ("status", _status(device)),
         ("tables", ", ".join(map(str, device.table_assignments))),
         ("provisioned", f"{device.provisioned_at:%Y-%m-%d %H:%M:%S} UTC"),
         ("", device.provisioning_id),
         *certificate_as_fields("certificate", certificate),
     ]
+
+
+def _status(device: "Device") -> str:
+    """Return the status with the reason, the time and the actor of its last change."""
+    if device.status_changed_at is None:
+        return device.status.value
+    reason = f" ({device.status_reason})" if device.status_reason else ""
+    actor = f" by {device.status_actor}" if device.status_actor else ""
+    since = f"since {device.status_changed_at:%Y-%m-%d %H:%M:%S} UTC{actor}"
+    return f"{device.status.value}{reason}\n{since}"

@@ -53,7 +53,8 @@ _KEK = (
 _DATABASE = (
     *_KEK,
     *("migrate", "top", "backup", "devices list", "devices show", "devices suspend"),
-    *("devices reinstate", "devices revoke", "devices flagged", "devices reviewed"),
+    *("devices reinstate", "devices revoke", "devices retire"),
+    *("devices flagged", "devices reviewed"),
     *("tables show", "ca show", "history prune", "history partitions"),
     *("keys create", "keys list", "keys revoke", "keys rotate"),
 )

@@ -6,7 +6,7 @@ has a Protocol in `store.py`, an implementation in `store_postgresql.py` and in 
 and gets its own with `choose`.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
@@ -151,6 +151,20 @@ def insert_or_update(
         set_={each.name: each + given[each.name] for each in add}
         | {each.name: given[each.name] for each in replace},
     )
+
+
+def insert_from_select(
+    connection: Connection,
+    table: Table,
+    values: Mapping[Column[Any], ColumnElement[Any]],
+    condition: ColumnElement[bool],
+) -> postgresql.Insert | sqlite.Insert:
+    """Return an INSERT of one row for each row that meets a condition, with values from that row.
+
+    The caller adds what happens to rows that exist already.
+    """
+    names = [column.name for column in values]
+    return _insert(connection, table).from_select(names, select(*values.values()).where(condition))
 
 
 def _insert(connection: Connection, table: Table) -> postgresql.Insert | sqlite.Insert:

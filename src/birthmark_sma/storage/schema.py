@@ -52,9 +52,12 @@ authority = Table(
     Column("created_at", UtcDateTime, nullable=False),
     Column("access_generation", BigInteger, nullable=False, server_default="0"),
     Column("sandbox", Boolean, nullable=False, server_default=false()),
+    Column("revocation_generation", BigInteger, nullable=False, server_default="0"),
 )
 """One row: the authority of this database. `access_generation` rises with each change of an access
-key, so that servers know when their cached keys are stale. `sandbox` never changes."""
+key, so that servers know when their cached keys are stale. `sandbox` never changes.
+`revocation_generation` rises with each act that changes devices' statuses, so that a new revocation
+list is made also if the number of revoked certificates stays the same."""
 
 access_keys = Table(
     "access_keys",
@@ -213,7 +216,7 @@ Index(
     registered_devices.c.device_serial,
 )
 OUT_OF_ORDER = registered_devices.c.status != text("'active'")
-"""The condition of the partial index of suspended and revoked devices. Few devices meet it."""
+"""The condition of the partial index of the devices that are not active. Few devices meet it."""
 Index(
     "registered_devices_status_idx",
     registered_devices.c.status,
@@ -249,12 +252,13 @@ published_crls = Table(
     Column("revocations", BigInteger, nullable=False),
     Column("newest_revocation", UtcDateTime),
     Column("der", LargeBinary, nullable=False),
+    Column("revocation_generation", BigInteger, nullable=False, server_default="0"),
     UniqueConstraint("issuer", "follows"),
 )
 """The newest revocation lists (CRLs) of each issuer (a name in `ca_certificates`), as served.
 `follows` is the number of the previous list, 0 for the first. Its UNIQUE constraint decides a race
-of two processes that publish at once. `revocations` and `newest_revocation` describe the listed
-revocations, to detect whether a new list is needed."""
+of two processes that publish at once. `revocations`, `newest_revocation` and
+`revocation_generation` describe the listed revocations, to detect whether a new list is needed."""
 
 validation_history = Table(
     "validation_history",

@@ -12,9 +12,9 @@ import psycopg
 import pytest
 from cryptography import x509
 
-from birthmark_sma.authority.devices.revocation import revoke_device
 from tests.end_to_end.conftest import Start
 from tests.support.cameras.camera import VALIDATE, Camera, wire
+from tests.support.device_acts import revoke_device
 from tests.support.pki.crls import (
     INTERMEDIATE_CRL,
     ROOT_CRL,

@@ -31,7 +31,7 @@ from birthmark_sma.authority.ca.crl_store import (
 )
 from birthmark_sma.authority.ca.store import Revocation
 from birthmark_sma.errors import DatabaseUnavailableError, ShuttingDownError
-from birthmark_sma.pki.crl import LIFETIME, REASONS, RevokedCertificate, sign_crl
+from birthmark_sma.pki.crl import HOLD, LIFETIME, REASONS, RevokedCertificate, sign_crl
 from birthmark_sma.pki.keys.ca_keys import Signer
 from birthmark_sma.pki.profiles import CLOCK_SKEW, MAX_SERIAL_NUMBER_BITS
 from birthmark_sma.runtime.background_task import BackgroundTask
@@ -201,7 +201,7 @@ def add_root_crl(
     newest = crl_store.find_newest_head(transaction, ROOT)
     now = database_time(transaction)
     this_update = now if newest is None else max(now, newest.this_update)
-    head = CrlHead(_next_number(newest, now), this_update, until, RevocationState(0, None))
+    head = CrlHead(_next_number(newest, now), this_update, until, RevocationState(0, None, 0))
     follows = 0 if newest is None else newest.number
     der = _sign((), root, root_signer, head)
     crl_store.add_crl(transaction, PublishedCrl(ROOT, follows, head, der))
@@ -235,7 +235,7 @@ class _Snapshot(NamedTuple):
     def is_due(self) -> bool:
         return (
             self.newest is None
-            or self.newest.state != self.state  # a certificate was revoked since
+            or self.newest.state != self.state  # revocations were added, changed or ended since
             or self.newest.next_update <= self.now + LIFETIME - _EVERY  # six hours old
             or self._is_from_the_future
         )
@@ -321,7 +321,10 @@ def _entry(revocation: Revocation) -> RevokedCertificate | None:
         return None
     reason = revocation.revocation_reason
     return RevokedCertificate(
-        serial, revocation.revoked_at, reason if reason in REASONS else "unspecified"
+        serial,
+        revocation.revoked_at,
+        reason if reason in REASONS or reason == HOLD else "unspecified",
+        revocation.invalid_since,
     )
 
 

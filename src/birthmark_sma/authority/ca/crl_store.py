@@ -17,7 +17,12 @@ from sqlalchemy import Connection, bindparam, delete, func, or_, select, update
 from birthmark_sma.authority.ca.store import REVOKED, Revocation
 from birthmark_sma.storage.engine import Database
 from birthmark_sma.storage.portable_sql import insert_or_skip
-from birthmark_sma.storage.schema import published_crls, registered_devices, revoked_certificates
+from birthmark_sma.storage.schema import (
+    authority,
+    published_crls,
+    registered_devices,
+    revoked_certificates,
+)
 
 INTERMEDIATE = "intermediate"
 ROOT = "root"
@@ -28,13 +33,16 @@ _CHUNK = 1_000  # entries that are read at a time
 
 
 class RevocationState(NamedTuple):
-    """The number of revoked certificates, and the time of the newest revocation.
+    """The number of revoked certificates, the time of the newest revocation, and a generation.
 
-    A CRL is due as soon as this differs from the state that the newest CRL was made of.
+    A CRL is due as soon as this differs from the state that the newest CRL was made of. Number and
+    time notice rows that operators add with their own SQL. The generation rises with every act
+    (`raise_generation`): a suspension that ends while another one begins changes neither.
     """
 
     revocations: int
     newest: datetime | None
+    generation: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,9 +66,18 @@ class PublishedCrl:
 
 
 def read_state(connection: Connection) -> RevocationState:
-    """Return the current number of revocations and the time of the newest."""
-    query = select(func.count(), func.max(revoked_certificates.c.revoked_at))
+    """Return the current number of revocations, the time of the newest, and the generation."""
+    generation = select(func.coalesce(func.max(authority.c.revocation_generation), 0))
+    query = select(
+        func.count(), func.max(revoked_certificates.c.revoked_at), generation.scalar_subquery()
+    )
     return RevocationState(*connection.execute(query.select_from(revoked_certificates)).one())
+
+
+def raise_generation(transaction: Connection) -> None:
+    """Make a CRL due. Call it last in a transaction: other acts wait for its row from here on."""
+    generation = authority.c.revocation_generation
+    transaction.execute(update(authority).values(revocation_generation=generation + 1))
 
 
 def find_newest_number(connection: Connection, issuer: str) -> int | None:
@@ -75,7 +92,7 @@ def find_newest_head(connection: Connection, issuer: str) -> CrlHead | None:
     table = published_crls.c
     head = table.number, table.this_update, table.next_update
     row = connection.execute(
-        select(*head, table.revocations, table.newest_revocation)
+        select(*head, table.revocations, table.newest_revocation, table.revocation_generation)
         .where(table.issuer == issuer)
         .order_by(table.number.desc())
         .limit(1)
@@ -109,6 +126,7 @@ def add_crl(transaction: Connection, crl: PublishedCrl) -> bool:
             next_update=crl.head.next_update,
             revocations=crl.head.state.revocations,
             newest_revocation=crl.head.state.newest,
+            revocation_generation=crl.head.state.generation,
             der=crl.der,
         )
     ).rowcount

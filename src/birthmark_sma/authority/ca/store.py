@@ -37,12 +37,17 @@ class StoredCa:
 
 @dataclass(frozen=True, slots=True)
 class Revocation:
-    """A revoked device certificate. `certificate_serial` is in lower-case hex."""
+    """A revoked device certificate. `certificate_serial` is in lower-case hex.
+
+    `revocation_reason` is a key of `pki.crl.REASONS`, or `pki.crl.HOLD`. `invalid_since` is the
+    time since when the key may be in other hands, or None.
+    """
 
     certificate_serial: str
     device_serial: str
     revoked_at: datetime
     revocation_reason: str
+    invalid_since: datetime | None = None
 
 
 _CA_COLUMNS = [ca_certificates.c[each.name] for each in fields(StoredCa)]

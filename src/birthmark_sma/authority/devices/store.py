@@ -13,7 +13,7 @@ from datetime import datetime
 from operator import attrgetter
 from typing import Any, NamedTuple, Protocol
 
-from sqlalchemy import Connection, Row, and_, delete, exists, func, or_, select, update
+from sqlalchemy import ColumnElement, Connection, Row, and_, delete, exists, func, or_, select
 
 from birthmark_sma.authority.devices import store_postgresql, store_sqlite
 from birthmark_sma.pki.names import fold
@@ -81,6 +81,12 @@ class DeviceSql(Protocol):
 
     def hold_inserts(self, transaction: Connection) -> None:
         """Make `await_inserts` of other transactions wait until this one has ended."""
+
+    def await_verdicts(self, transaction: Connection) -> None:
+        """Let the commit wait for the validations under way, and new ones for the commit."""
+
+    def has_table(self, table_id: int) -> ColumnElement[bool]:
+        """Return the condition that a key table is assigned to the device."""
 
     def find_conflicts(
         self, connection: Connection, serial: str, folded: str, fingerprint: bytes, nuc_hash: bytes
@@ -166,6 +172,20 @@ def await_registrations(transaction: Connection) -> None:
 def hold_registrations(transaction: Connection) -> None:
     """Make `await_registrations` wait for this transaction. Call it before devices are added."""
     _sql(transaction).hold_inserts(transaction)
+
+
+def await_verdicts(transaction: Connection) -> None:
+    """Let the commit wait for the validations under way, and new validations for the commit.
+
+    Call it last in a transaction that changes the status of devices. The lock lasts until the
+    transaction ends. On SQLite nothing is to do: transactions for writing run one after the other.
+    """
+    _sql(transaction).await_verdicts(transaction)
+
+
+def has_table(connection: Connection, table_id: int) -> ColumnElement[bool]:
+    """Return the condition that a key table is assigned to the device. It has no index."""
+    return _sql(connection).has_table(table_id)
 
 
 class RegistrationConflicts(NamedTuple):
@@ -295,10 +315,14 @@ def count_devices(connection: Connection) -> int:
 
 
 def count_provisioned_before(connection: Connection, before: datetime, most: int) -> int:
-    """Return the number, up to `most`, of unrevoked devices that were provisioned before a time."""
+    """Return the number, up to `most`, of devices that were provisioned before a time.
+
+    Revoked and retired devices do not count.
+    """
+    ended = (DeviceStatus.REVOKED.value, DeviceStatus.RETIRED.value)
     found = (
         select(devices.c.provisioned_at)
-        .where(devices.c.provisioned_at < before, devices.c.status != DeviceStatus.REVOKED.value)
+        .where(devices.c.provisioned_at < before, devices.c.status.not_in(ended))
         .limit(most)
         .subquery()
     )
@@ -313,19 +337,6 @@ def count_by_family(connection: Connection) -> dict[str, int]:
         )
     )
     return {row.device_family: row.devices for row in rows}
-
-
-def set_status(
-    transaction: Connection, device_serial: str, *, old: DeviceStatus, new: DeviceStatus
-) -> bool:
-    """Change a device's status from `old` to `new`; return False if it was not `old`."""
-    # Compare and set: of two processes that change a status, only one succeeds.
-    changed = transaction.execute(
-        update(devices)
-        .where(devices.c.device_serial == device_serial, devices.c.status == old.value)
-        .values(status=new.value)
-    )
-    return changed.rowcount == 1
 
 
 def _device(row: Row[Any]) -> Device:

@@ -7,7 +7,7 @@ here waits for another process.
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Column, ColumnElement, Connection, bindparam, exists, or_, select
+from sqlalchemy import Column, ColumnElement, Connection, bindparam, exists, func, or_, select
 
 from birthmark_sma.storage.portable_sql import insert_or_skip
 from birthmark_sma.storage.schema import registered_devices
@@ -40,6 +40,16 @@ def await_inserts(transaction: Connection) -> None:
 
 def hold_inserts(transaction: Connection) -> None:
     """Do nothing, for the same reason."""
+
+
+def await_verdicts(transaction: Connection) -> None:
+    """Do nothing: a batch of validations has the write lock for its whole transaction."""
+
+
+def has_table(table_id: int) -> ColumnElement[bool]:
+    """Return the condition that a key table is assigned to the device."""
+    assigned = func.json_each(_devices.table_assignments).table_valued("value")
+    return exists(select(assigned.c.value).where(assigned.c.value == table_id))
 
 
 def find_conflicts(

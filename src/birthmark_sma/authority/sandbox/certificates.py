@@ -52,7 +52,9 @@ def crl_as_of(database: Database, issuer: x509.Certificate, signer: Signer, now:
         revoked = ca_store.list_revocations(connection)
     return crl.sign_crl(
         [
-            crl.RevokedCertificate(int(r.certificate_serial, 16), r.revoked_at, r.revocation_reason)
+            crl.RevokedCertificate(
+                int(r.certificate_serial, 16), r.revoked_at, r.revocation_reason, r.invalid_since
+            )
             for r in revoked
         ],
         issuer=issuer,

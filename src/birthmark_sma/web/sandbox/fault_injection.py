@@ -21,7 +21,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from birthmark_sma import errors
 from birthmark_sma.authority.authority import Authority
-from birthmark_sma.authority.devices import revocation
+from birthmark_sma.authority.devices import revocation, states
 from birthmark_sma.authority.sandbox.certificates import crl_as_of, shifted_clock
 from birthmark_sma.authority.sandbox.validation import as_of_table
 from birthmark_sma.counts import counted
@@ -43,6 +43,7 @@ from birthmark_sma.web.sandbox.scenario_catalog import Asked, UnknownScenarioErr
 from birthmark_sma.web.server_state import ServerState
 
 _SECONDS = 10.0
+_ACTOR = "sandbox"  # who changes the status of devices
 _HEADER = scenario_catalog.HEADER.lower().encode()
 _UNKNOWN = Problem(400, "unknown-scenario", "Unknown scenario")
 # Device certificates are valid for 730 days.
@@ -165,6 +166,7 @@ class FaultInjector:
             "not-yet-valid": self._certified_then,
             "revoked": self._taken_out,
             "suspended": self._taken_out,
+            "retired": self._taken_out,
         }
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -330,12 +332,14 @@ class FaultInjector:
         await injected.send_captured(head, body)
 
     def _take_out(self, device_serial: str, *, how: str) -> None:
-        # An idempotent retry of the request finds the device revoked or suspended already.
         with suppress(DeviceStatusError, UnknownDeviceError):
             if how == "revoked":
-                revocation.revoke_device(self._authority.database, device_serial, "key_compromise")
+                change = states.revoke(_ACTOR, states.KEY_COMPROMISE)
+            elif how == "retired":
+                change = states.retire(_ACTOR)
             else:
-                revocation.suspend_device(self._authority.database, device_serial)
+                change = states.suspend(_ACTOR)
+            revocation.change_device(self._authority.database, device_serial, change)
 
     @property
     def _authority(self) -> Authority:

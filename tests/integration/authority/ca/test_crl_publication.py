@@ -21,11 +21,11 @@ from birthmark_sma.authority.ca.crl_publication import (
 )
 from birthmark_sma.authority.ca.crl_store import RevocationState
 from birthmark_sma.authority.ca.store import Revocation
-from birthmark_sma.authority.devices.revocation import revoke_device
 from birthmark_sma.config import Settings
 from birthmark_sma.errors import DatabaseUnavailableError, ShuttingDownError
 from birthmark_sma.storage.portable_sql import database_time
 from tests.support.authorities import execute, new_camera, opened, rows_of
+from tests.support.device_acts import revoke_device
 from tests.support.pki.certificate_verifiers import lint_crl, openssl_accepts_crl
 from tests.support.pki.crls import number_of
 
@@ -422,9 +422,9 @@ def test_the_root_s_key_is_not_always_there(settings: Settings, tmp_path: Path) 
 def test_the_state_of_revocations(authority: Authority) -> None:
     """It changes with each, also with one that is dated before others."""
     with authority.database.read() as connection:
-        assert crl_store.read_state(connection) == RevocationState(0, None)
+        assert crl_store.read_state(connection) == RevocationState(0, None, 0)
     newest = datetime(2026, 5, 1, 1, 2, 3, 4, tzinfo=UTC)
     for number, at in enumerate((newest, newest - DAY), 1):
         revoke_unknown(authority, number, at)
         with authority.database.read() as connection:
-            assert crl_store.read_state(connection) == RevocationState(number, newest)
+            assert crl_store.read_state(connection) == RevocationState(number, newest, 0)

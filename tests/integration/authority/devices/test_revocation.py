@@ -1,7 +1,9 @@
 """Suspension and revocation: which changes there are, and the list that tells of them."""
 
 import threading
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,29 +16,37 @@ from birthmark_sma.authority.authority import Authority
 from birthmark_sma.authority.ca import store as ca_store
 from birthmark_sma.authority.ca.crl_publication import publish_due_crl
 from birthmark_sma.authority.ca.store import Revocation
+from birthmark_sma.authority.devices import states
 from birthmark_sma.authority.devices import store as device_store
-from birthmark_sma.authority.devices.revocation import (
-    reinstate_device,
-    revoke_device,
-    suspend_device,
-)
+from birthmark_sma.authority.devices.revocation import change_devices
 from birthmark_sma.config import Settings
 from birthmark_sma.errors import DeviceStatusError, UnknownDeviceError
 from birthmark_sma.pki.crl import REASONS
 from birthmark_sma.protocol.verdict import DeviceStatus, Reason
+from birthmark_sma.storage.engine import Database
 from tests.support.authorities import camera_of, new_camera, opened, openssl, request_for
+from tests.support.device_acts import (
+    ACTOR,
+    reinstate_device,
+    retire_device,
+    revoke_device,
+    suspend_device,
+)
 
-ACTIVE, SUSPENDED, REVOKED = DeviceStatus
+ACTIVE, SUSPENDED, REVOKED, RETIRED = DeviceStatus
+
+
+ACTS: dict[str, Callable[[Database, str], str]] = {
+    "suspend": suspend_device,
+    "reinstate": reinstate_device,
+    "revoke": partial(revoke_device, reason="key_compromise"),
+    "retire": retire_device,
+}
 
 
 def change(authority: Authority, verb: str, device_serial: str = "camera") -> None:
-    """Suspend, reinstate or revoke a device."""
-    if verb == "revoke":
-        revoke_device(authority.database, device_serial, "key_compromise")
-    else:
-        {"suspend": suspend_device, "reinstate": reinstate_device}[verb](
-            authority.database, device_serial
-        )
+    """Suspend, reinstate, revoke or retire a device."""
+    ACTS[verb](authority.database, device_serial)
 
 
 def status_of(authority: Authority, device_serial: str = "camera") -> DeviceStatus:
@@ -64,40 +74,48 @@ def crl_of(authority: Authority) -> x509.CertificateRevocationList:
 
 # --- transitions
 
-TRANSITIONS: dict[tuple[DeviceStatus, str], DeviceStatus | None] = {
-    (ACTIVE, "suspend"): SUSPENDED,
-    (ACTIVE, "reinstate"): None,
-    (ACTIVE, "revoke"): REVOKED,
-    (SUSPENDED, "suspend"): None,
-    (SUSPENDED, "reinstate"): ACTIVE,
-    (SUSPENDED, "revoke"): REVOKED,
-    (REVOKED, "suspend"): None,
-    (REVOKED, "reinstate"): None,
-    (REVOKED, "revoke"): None,
+# None: the act is refused. The same status: nothing changes, and no error says so.
+TRANSITIONS: dict[DeviceStatus, dict[str, DeviceStatus | None]] = {
+    ACTIVE: {"suspend": SUSPENDED, "reinstate": ACTIVE, "revoke": REVOKED, "retire": RETIRED},
+    SUSPENDED: {"suspend": SUSPENDED, "reinstate": ACTIVE, "revoke": REVOKED, "retire": RETIRED},
+    REVOKED: {"suspend": None, "reinstate": None, "revoke": REVOKED, "retire": None},
+    RETIRED: {"suspend": None, "reinstate": None, "revoke": REVOKED, "retire": RETIRED},
 }
 WAYS: dict[DeviceStatus, list[str]] = {
     ACTIVE: [],
     SUSPENDED: ["suspend"],
     REVOKED: ["revoke"],
+    RETIRED: ["retire"],
+}
+REASON = {
+    ACTIVE: None,
+    SUSPENDED: "certificate_hold",
+    REVOKED: "key_compromise",
+    RETIRED: "cessation_of_operation",
 }
 
 
-def test_every_transition(authority: Authority) -> None:
+@pytest.mark.parametrize("before", DeviceStatus)
+@pytest.mark.parametrize("verb", ACTS)
+def test_every_transition(authority: Authority, before: DeviceStatus, verb: str) -> None:
     """Threat 6: a revocation is final, and what is refused changes nothing."""
-    for number, ((before, verb), after) in enumerate(TRANSITIONS.items()):
-        serial = f"camera-{number}"
-        new_camera(authority, serial)
-        for step in WAYS[before]:
-            change(authority, step, serial)
-        listed = revocations(authority)
-        if after is None:
-            with pytest.raises(DeviceStatusError, match=f"{serial} is {before.value}"):
-                change(authority, verb, serial)
-            assert revocations(authority) == listed
-        else:
-            change(authority, verb, serial)
-            assert len(revocations(authority)) == len(listed) + (verb == "revoke")
-        assert status_of(authority, serial) is (after or before)
+    new_camera(authority, "camera")
+    for step in WAYS[before]:
+        change(authority, step)
+    listed, after = revocations(authority), TRANSITIONS[before][verb]
+    if after is None:
+        with pytest.raises(DeviceStatusError, match=f"camera is {before.value}"):
+            change(authority, verb)
+        assert revocations(authority) == listed
+    else:
+        change(authority, verb)
+    final = after or before
+    assert status_of(authority) is final
+    # The list has the reason of the status, and the time of the first act.
+    entries = revocations(authority)
+    assert [each.revocation_reason for each in entries] == [REASON[final]] * (final is not ACTIVE)
+    if listed and entries:
+        assert entries[0].revoked_at == listed[0].revoked_at
 
 
 def test_only_that_device_changes(authority: Authority) -> None:
@@ -108,7 +126,7 @@ def test_only_that_device_changes(authority: Authority) -> None:
     assert status_of(authority, "camera-2") is status_of(authority, "cameras") is ACTIVE
 
 
-@pytest.mark.parametrize("verb", ["suspend", "reinstate", "revoke"])
+@pytest.mark.parametrize("verb", ACTS)
 def test_an_unknown_device_is_told(authority: Authority, verb: str) -> None:
     """The message repeats the serial that was given."""
     with pytest.raises(UnknownDeviceError, match="nobody"):
@@ -126,18 +144,15 @@ def test_an_unknown_reason_is_told(authority: Authority, reason: str) -> None:
 
 
 def test_two_who_revoke_at_once(authority: Authority, settings: Settings) -> None:
-    """One of them does it, the other is told, and the list has one entry."""
+    """One of them does it, the others change nothing, and the list has one entry."""
     new_camera(authority, "camera")
-    outcomes: list[str] = []
+    outcomes: list[int] = []
     start = threading.Barrier(4)
 
     def revoke(program: Authority) -> None:
         start.wait(30)
-        try:
-            change(program, "revoke")
-            outcomes.append("revoked")
-        except DeviceStatusError:
-            outcomes.append("told")
+        compromised = states.revoke(ACTOR, "key_compromise")
+        outcomes.append(len(change_devices(program.database, ["camera"], compromised).changed))
 
     with opened(settings) as other:
         threads = [
@@ -147,7 +162,7 @@ def test_two_who_revoke_at_once(authority: Authority, settings: Settings) -> Non
             thread.start()
         for thread in threads:
             thread.join(30)
-    assert sorted(outcomes) == ["revoked", "told", "told", "told"]
+    assert sorted(outcomes) == [0, 0, 0, 1]
     assert len(revocations(authority)) == 1
 
 
@@ -166,6 +181,14 @@ def test_the_verdict_follows(authority: Authority) -> None:
     change(authority, "suspend")
     change(authority, "revoke")
     assert reason() is Reason.DEVICE_REVOKED
+
+
+def test_the_token_of_a_retired_device_fails(authority: Authority) -> None:
+    """With a reason of its own, which no caller is told."""
+    camera = new_camera(authority, "camera")
+    change(authority, "retire")
+    judged = authority.validator.submit(camera.token(), Caller(None)).result(30)
+    assert judged.reason is Reason.DEVICE_RETIRED
 
 
 # --- the list
@@ -225,9 +248,10 @@ def test_every_reason_is_told(authority: Authority) -> None:
 
 
 def test_an_empty_list_is_a_list(authority: Authority) -> None:
-    """A verifier needs one before anything was revoked; suspension does not put on it."""
+    """A verifier needs one before anything was revoked, and after the last suspension."""
     new_camera(authority, "camera")
     change(authority, "suspend")
+    change(authority, "reinstate")
     crl = crl_of(authority)
     assert list(crl) == []
     public_key: Any = authority.issuer.certificate.public_key()

@@ -187,20 +187,7 @@ def test_families_largest_first(database: Database) -> None:
         ]
 
 
-# --- status
-
-
-def test_a_status_changes_from_what_it_is_thought_to_be(database: Database) -> None:
-    """Whoever acted on an old status changes nothing."""
-    add(database, device(1), device(2))
-    active, suspended, revoked = DeviceStatus
-    with database.write() as transaction:
-        change = device_store.set_status
-        assert change(transaction, "device-0001", old=active, new=suspended)
-        assert not change(transaction, "device-0001", old=active, new=revoked)
-        assert not change(transaction, "device-0003", old=active, new=revoked)
-    assert find(database, "device-0001") == replace(device(1), status=suspended)
-    assert find(database, "device-0002") == device(2)
+# --- the database is gone
 
 
 def test_an_outage_is_not_an_unknown_device() -> None:

@@ -16,11 +16,6 @@ from sqlalchemy import event, select
 from birthmark_sma.authority.access.caller import Caller
 from birthmark_sma.authority.access.store import AccessKey, KeyScope
 from birthmark_sma.authority.authority import Authority
-from birthmark_sma.authority.devices.revocation import (
-    reinstate_device,
-    revoke_device,
-    suspend_device,
-)
 from birthmark_sma.authority.validation.records import Validation
 from birthmark_sma.config import ReplayPolicy, Settings
 from birthmark_sma.errors import DatabaseUnavailableError, PoolFullError, ShuttingDownError
@@ -45,6 +40,7 @@ from tests.support.authorities import (
 from tests.support.cameras.camera import Camera
 from tests.support.counting import assert_the_ledger_agrees_with_the_trail
 from tests.support.databases.postgres import Postgres
+from tests.support.device_acts import reinstate_device, revoke_device, suspend_device
 from tests.support.http.contexts import Asked
 
 CALLER = Caller("192.0.2.7")
