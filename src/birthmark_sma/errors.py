@@ -103,6 +103,13 @@ class RevocationUnknownError(PkiError):
     """
 
 
+class DeviceSuspendedError(RevocationUnknownError):
+    """The device is suspended: its certificate is on hold, and either comes back or is revoked.
+
+    Accept nothing from it meanwhile. Keep the bundle and check again with a newer list.
+    """
+
+
 # --- client
 
 

@@ -55,18 +55,22 @@ def verify_bundle(
     crl: RevocationList | None = None,
     grace: timedelta = _NO_GRACE,
     max_age: timedelta | None = None,
+    received_at: datetime | None = None,
 ) -> VerifiedBundle:
     """Verify a bundle, and return its content.
 
     `root` is the pinned root, `now` the time in UTC. The certificates must be valid at the time of
     capture, by the device's clock, and now. For cameras that were offline, `grace` also accepts a
     certificate that expired less than `grace` ago. A device's clock may be up to one hour fast.
-    `max_age` bounds the time since the capture.
+    `max_age` bounds the time since the capture. `received_at` is the time at which this server
+    received the bundle, by its own clock (default: `now`). A bundle that was received before a key
+    was compromised stays valid (`revocation.check_revocation`).
 
     Raises MalformedBundleError, BundleTimeError, BundleCertificateError, DeviceRevokedError or
     BundleSignatureError, all subclasses of BundleError: reject the bundle. Raises
     RevocationUnknownError if `crl` is unusable, which does not concern the bundle: fetch a newer
-    list. Raises ClientMisuseError if `now` has no time zone.
+    list. Raises its subclass DeviceSuspendedError for a suspended device: keep the bundle, and
+    verify it again later. Raises ClientMisuseError if a time has no time zone.
     """
     check_aware(now)
     # 1. the form
@@ -96,7 +100,14 @@ def verify_bundle(
         raise BundleCertificateError("A certificate was not valid when the picture was captured.")
     # 4. revocation
     if crl is not None:
-        check_revocation(device, issuer=intermediate, crl=crl, now=now)
+        check_revocation(
+            device,
+            issuer=intermediate,
+            crl=crl,
+            now=now,
+            received_at=received_at,
+            captured_at=content.captured_at,
+        )
     # 5. the signature
     verify_signature(bundle, device.public_key())
     return VerifiedBundle(
