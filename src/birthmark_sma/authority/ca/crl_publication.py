@@ -9,6 +9,7 @@ number before the entries, and its CRL is stored only if no other one was stored
 times are of the database's clock.
 """
 
+import contextlib
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -337,7 +338,10 @@ def _note_expiries(database: Database, let_others_run: Callable[[], None]) -> No
         found = crl_store.find_without_expiry(connection, limit=_EXPIRIES_A_LIST)
     expiries: list[tuple[str, datetime]] = []
     for serial, pem in found:
-        expiries.append((serial, x509.load_pem_x509_certificate(pem.encode()).not_valid_after_utc))
+        # A row of an operator's own SQL may hold anything. It must not prevent every list.
+        with contextlib.suppress(ValueError):
+            certificate = x509.load_pem_x509_certificate(pem.encode())
+            expiries.append((serial, certificate.not_valid_after_utc))
         if len(expiries) % 100 == 0:
             let_others_run()
     if expiries:
