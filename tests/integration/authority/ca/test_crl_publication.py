@@ -21,11 +21,13 @@ from birthmark_sma.authority.ca.crl_publication import (
 )
 from birthmark_sma.authority.ca.crl_store import RevocationState
 from birthmark_sma.authority.ca.store import Revocation
+from birthmark_sma.authority.devices import states
+from birthmark_sma.authority.devices.revocation import change_devices
 from birthmark_sma.config import Settings
 from birthmark_sma.errors import DatabaseUnavailableError, ShuttingDownError
 from birthmark_sma.storage.portable_sql import database_time
 from tests.support.authorities import execute, new_camera, opened, rows_of
-from tests.support.device_acts import revoke_device
+from tests.support.device_acts import reinstate_device, retire_device, revoke_device, suspend_device
 from tests.support.pki.certificate_verifiers import lint_crl, openssl_accepts_crl
 from tests.support.pki.crls import number_of
 
@@ -95,6 +97,60 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 # --- when a list is published
+
+
+def test_a_hold_is_listed_until_it_ends(authority: Authority) -> None:
+    """The next list is without the entry. Only lists of changes say removeFromCRL."""
+    new_camera(authority, "camera")
+    suspend_device(authority.database, "camera")
+    assert publish(authority)
+    before = served(authority)
+    [entry] = before
+    reason = entry.extensions.get_extension_for_class(x509.CRLReason).value.reason
+    assert reason is x509.ReasonFlags.certificate_hold
+    reinstate_device(authority.database, "camera")
+    assert publish(authority)
+    after = served(authority)
+    assert list(after) == []
+    assert number_of(after) > number_of(before)
+    assert not publish(authority)
+
+
+def test_a_list_is_due_though_number_and_time_are_the_same(authority: Authority) -> None:
+    """One suspension ends, another begins at the same time: the generation tells."""
+    for serial in ("one", "two"):
+        new_camera(authority, serial)
+    suspend_device(authority.database, "one")
+    assert publish(authority)
+    reinstate_device(authority.database, "one")
+    suspend_device(authority.database, "two")
+    [(at,)] = rows_of(authority.database, "SELECT max(newest_revocation) FROM published_crls")
+    execute(authority.database, "UPDATE revoked_certificates SET revoked_at = :at", at=at)
+    with authority.database.read() as connection:
+        newest = crl_store.find_newest_head(connection, "intermediate")
+        state = crl_store.read_state(connection)
+    assert newest is not None
+    assert state[:2] == newest.state[:2]
+    assert publish(authority)
+    assert not publish(authority)
+    query = "SELECT certificate_serial FROM registered_devices WHERE device_serial = 'two'"
+    assert listed(served(authority)) == {int(rows_of(authority.database, query)[0][0], 16)}
+
+
+def test_a_changed_reason_makes_a_list_due(authority: Authority) -> None:
+    """Compromised since T, of a device that was retired."""
+    new_camera(authority, "camera")
+    retire_device(authority.database, "camera")
+    assert publish(authority)
+    since = datetime(2026, 1, 2, 3, 4, 5, 6, tzinfo=UTC)
+    change = states.revoke("me", "key_compromise", since)
+    change_devices(authority.database, ["camera"], change)
+    assert publish(authority)
+    [entry] = served(authority)
+    reason = entry.extensions.get_extension_for_class(x509.CRLReason).value.reason
+    assert reason is x509.ReasonFlags.key_compromise
+    given = entry.extensions.get_extension_for_class(x509.InvalidityDate).value
+    assert given.invalidity_date_utc == since.replace(microsecond=0)
 
 
 def test_a_list_is_published_when_something_was_revoked(authority: Authority) -> None:

@@ -1,15 +1,14 @@
 """Suspension and revocation: which changes there are, and the list that tells of them."""
 
+import shutil
 import threading
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import pytest
 from cryptography import x509
-from cryptography.hazmat.primitives import serialization
 
 from birthmark_sma.authority.access.caller import Caller
 from birthmark_sma.authority.authority import Authority
@@ -24,7 +23,7 @@ from birthmark_sma.errors import DeviceStatusError, UnknownDeviceError
 from birthmark_sma.pki.crl import REASONS
 from birthmark_sma.protocol.verdict import DeviceStatus, Reason
 from birthmark_sma.storage.engine import Database
-from tests.support.authorities import camera_of, new_camera, opened, openssl, request_for
+from tests.support.authorities import camera_of, new_camera, opened, request_for
 from tests.support.device_acts import (
     ACTOR,
     reinstate_device,
@@ -32,6 +31,13 @@ from tests.support.device_acts import (
     revoke_device,
     suspend_device,
 )
+from tests.support.pki.certificate_verifiers import (
+    ask_java,
+    lint_crl,
+    openssl_accepts_crl,
+    openssl_verify_with_crls,
+)
+from tests.support.pki.chains import Chain
 
 ACTIVE, SUSPENDED, REVOKED, RETIRED = DeviceStatus
 
@@ -194,34 +200,38 @@ def test_the_token_of_a_retired_device_fails(authority: Authority) -> None:
 # --- the list
 
 
-def test_openssl_reads_the_list(authority: Authority, tmp_path: Path) -> None:
-    """Its signature verifies, and with it OpenSSL refuses the revoked device and no other."""
-    answers: dict[str, Any] = {
-        serial: authority.provisioner.provision_device(request_for(serial))
-        for serial in ("good", "bad")
+def test_other_programs_agree_with_the_register(authority: Authority) -> None:
+    """OpenSSL and Java, with both lists: who is good, suspended, revoked, retired, reinstated."""
+    ways = {
+        "good": [],
+        "suspended": ["suspend"],
+        "revoked": ["revoke"],
+        "retired": ["retire"],
+        "reinstated": ["suspend", "reinstate"],
+        "revoked later": ["suspend", "retire", "revoke"],
     }
-    change(authority, "revoke", "bad")
+    chains = []
+    for serial, acts in ways.items():
+        answer = authority.provisioner.provision_device(request_for(serial))
+        for verb in acts:
+            change(authority, verb, serial)
+        pems = [answer.device_certificate, *answer.certificate_chain]
+        leaf, intermediate, root = (x509.load_pem_x509_certificate(pem.encode()) for pem in pems)
+        chains.append(Chain(serial, leaf, (intermediate,), root))
     crl = crl_of(authority)
-    (tmp_path / "crl").write_bytes(crl.public_bytes(serialization.Encoding.PEM))
-    chain = answers["good"].certificate_chain
-    (tmp_path / "intermediate").write_text(chain[0])
-    (tmp_path / "root").write_text(chain[1])
-    read = openssl("crl", "-in", tmp_path / "crl", "-CAfile", tmp_path / "intermediate", "-noout")
-    assert "verify OK" in read.stdout + read.stderr
-    verdicts = {}
-    for serial, answer in answers.items():
-        (tmp_path / "leaf").write_text(answer.device_certificate)
-        verdicts[serial] = openssl(
-            "verify", "-x509_strict", "-crl_check", "-CRLfile", tmp_path / "crl",
-            "-CAfile", tmp_path / "root", "-untrusted", tmp_path / "intermediate",
-            tmp_path / "leaf",
-        )  # fmt: skip
-    assert verdicts["good"].returncode == 0, verdicts["good"].stderr
-    assert "certificate revoked" in verdicts["bad"].stderr
-    certificate = x509.load_pem_x509_certificate(answers["bad"].device_certificate.encode())
-    entry = crl.get_revoked_certificate_by_serial_number(certificate.serial_number)
-    assert entry is not None
-    assert len(list(crl)) == 1
+    assert openssl_accepts_crl(crl, authority.issuer.certificate)
+    # The CA/Browser Forum alone has no holds.
+    assert {each.code for each in lint_crl(crl)} == {"cabf.crl_prohibited_reason_code"}
+    root_crl = authority.served_crls.newest("root")
+    assert root_crl is not None
+    lists = [crl, x509.load_der_x509_crl(root_crl.der)]
+    good = {"good", "reinstated"}
+    told = [openssl_verify_with_crls(chain, *lists) for chain in chains]
+    assert {name for name, each in zip(ways, told, strict=True) if each is None} == good
+    assert all("certificate revoked" in each for each in told if each is not None)
+    if shutil.which("java"):
+        told = ask_java(chains, lists)
+        assert {name for name, each in zip(ways, told, strict=True) if each is None} == good, told
 
 
 def test_every_reason_is_told(authority: Authority) -> None:
