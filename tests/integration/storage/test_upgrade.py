@@ -10,8 +10,11 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from sqlalchemy import text
 
 from birthmark_sma.authority.ca import crl_store
+from birthmark_sma.authority.ca import store as ca_store
 from birthmark_sma.authority.devices import store as device_store
 from birthmark_sma.authority.devices.activity import most_active
+from birthmark_sma.authority.devices.revocation import change_device
+from birthmark_sma.authority.devices.states import reinstate
 from birthmark_sma.authority.validation import replay_ledger
 from birthmark_sma.authority.validation.store import make_store
 from birthmark_sma.protocol.replay import Repeat, SeenToken
@@ -290,3 +293,28 @@ def test_an_upgrade_reads_the_ends_of_certificates(
         (None, None),
         ("superseded", datetime(2026, 1, 1, tzinfo=UTC)),
     ]
+
+
+def test_an_upgrade_puts_suspended_devices_on_hold(empty_database: Database) -> None:
+    """A verifier that has the list alone knows of them from then on; nothing else is listed."""
+    migrate_to(empty_database, "0001")
+    for number in range(3):
+        register(empty_database, number, "Pi")
+    change = "UPDATE registered_devices SET status = "
+    execute(empty_database, f"{change}'suspended' WHERE device_serial = 'device-1'")
+    before = current_time()
+    migrate(empty_database)
+    with empty_database.read() as connection:
+        [revocation] = ca_store.list_revocations(connection)
+        found = device_store.find_device(connection, "device-1")
+    assert (revocation.device_serial, revocation.certificate_serial) == ("device-1", "device-1")
+    assert revocation.revocation_reason == "certificate_hold"
+    assert before - DAY < revocation.revoked_at < current_time() + DAY
+    assert found is not None
+    assert (found.status_reason, found.status_changed_at) == (
+        "certificate_hold",
+        revocation.revoked_at,
+    )
+    assert change_device(empty_database, "device-1", reinstate("me")) == "device-1"
+    with empty_database.read() as connection:
+        assert ca_store.list_revocations(connection) == []
