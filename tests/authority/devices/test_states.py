@@ -44,7 +44,8 @@ REVOCATIONS = [
     (COMPROMISED, NOW - DAY, COMPROMISED, NOW - 2 * DAY, CHANGED),
     (COMPROMISED, NOW - DAY, COMPROMISED, None, CHANGED),  # unknown since when: never accepted
     (COMPROMISED, None, COMPROMISED, NOW - DAY, CHANGED),  # it is known now
-    (None, None, COMPROMISED, None, CHANGED),  # revoked by an operator's own SQL
+    (None, None, COMPROMISED, None, CHANGED),
+    (None, None, "superseded", None, CHANGED),  # an operator's own SQL did not list it
 ]
 
 

@@ -120,11 +120,17 @@ def judge(
     reason: str | None,
     invalid_since: datetime | None,
 ) -> Effect:
-    """Return what a change does to a device with this status, reason and `invalid_since`."""
+    """Return what a change does to a device with this status.
+
+    `reason` and `invalid_since` are those of its entry on the revocation list. The reason is None
+    if the device is not listed.
+    """
     if status in _FROM[change.act]:
         return Effect.CHANGED
     if status is not change.act.status:
         return Effect.REFUSED
+    if reason is None and status is not DeviceStatus.ACTIVE:
+        return Effect.CHANGED  # an operator's own SQL changed the status, and did not list it
     if change.act is not Act.REVOKE:
         return Effect.UNCHANGED
     # Revoked already. A stronger reason counts, and so does another time of the compromise.

@@ -19,7 +19,11 @@ from birthmark_sma.authority.devices import store_postgresql, store_sqlite
 from birthmark_sma.pki.names import fold
 from birthmark_sma.protocol.verdict import DeviceStatus
 from birthmark_sma.storage.portable_sql import choose, insert_or_update, is_any_of
-from birthmark_sma.storage.schema import device_family_counters
+from birthmark_sma.storage.schema import (
+    OUT_OF_ORDER,
+    device_family_counters,
+    revoked_certificates,
+)
 from birthmark_sma.storage.schema import registered_devices as devices
 
 
@@ -327,6 +331,25 @@ def count_provisioned_before(connection: Connection, before: datetime, most: int
         .subquery()
     )
     return connection.execute(select(func.count()).select_from(found)).scalar_one()
+
+
+def count_out_of_order(connection: Connection) -> dict[DeviceStatus, int]:
+    """Return the numbers of devices that are not active, by status. Reads only their index."""
+    rows = connection.execute(
+        select(devices.c.status, func.count())
+        .where(OUT_OF_ORDER)
+        .group_by(devices.c.status)
+        .order_by(devices.c.status)
+    )
+    return {DeviceStatus(status): number for status, number in rows}
+
+
+def list_unlisted(connection: Connection, *, limit: int) -> list[str]:
+    """Return up to `limit` serials of devices that are not active, with unrevoked certificates."""
+    number = revoked_certificates.c.certificate_serial
+    is_listed = exists().where(number == devices.c.certificate_serial)
+    unlisted = select(devices.c.device_serial).where(OUT_OF_ORDER, ~is_listed)
+    return list(connection.execute(unlisted.limit(limit)).scalars())
 
 
 def count_by_family(connection: Connection) -> dict[str, int]:

@@ -33,6 +33,7 @@ from tests.support.authorities import (
     small_settings,
 )
 from tests.support.databases.postgres import Postgres
+from tests.support.device_acts import revoke_device, suspend_device
 from tests.support.http.tls import TestCa
 
 NOW = datetime.now(UTC)
@@ -109,6 +110,22 @@ def test_serials_that_are_one_name_are_listed(authority: Authority, settings: Se
     findings = found(settings)
     assert bad(findings) == {"serials": State.WARNING}
     assert "'CAM-1' is the same name as 'Cam-1'" in findings["serials"].sentence
+
+
+def test_devices_that_are_not_on_the_list(authority: Authority, settings: Settings) -> None:
+    """An operator's own SQL revoked them. The same act by `sma devices` lists them."""
+    for serial in ("good", "held", "lost"):
+        new_camera(authority, serial)
+    suspend_device(authority.database, "held")
+    change = "UPDATE registered_devices SET status = 'revoked' WHERE device_serial = 'lost'"
+    execute(authority.database, change)
+    findings = found(settings)
+    assert bad(findings) == {"device statuses": State.WARNING}
+    assert findings["device statuses"].sentence.endswith(": lost")
+    revoke_device(authority.database, "lost", "unspecified")
+    findings = found(settings)
+    assert bad(findings) == {}
+    assert findings["device statuses"].sentence.endswith(": 1 revoked, 1 suspended")
 
 
 def everything(authority: Authority) -> dict[str, list[tuple[object, ...]]]:
