@@ -236,10 +236,11 @@ revoked_certificates = Table(
     Column("certificate_issuer", String(16), nullable=False, server_default="intermediate"),
     Column("invalid_since", UtcDateTime),
 )
-"""Revoked device certificates. `certificate_expires_at` is NULL until the next revocation list is
-made, and stays NULL if no registered device has the certificate. `last_crl_number` is NULL while
-the certificate is on every new list. `certificate_issuer` is a name in `ca_certificates`.
-`invalid_since` is the time since when the key may be in other hands; NULL if that is unknown."""
+"""Revoked device certificates, those on hold included. `certificate_expires_at` may be NULL until
+the next revocation list is made, and stays NULL if no registered device has the certificate.
+`last_crl_number` is NULL while the certificate is on every new list. `certificate_issuer` is a name
+in `ca_certificates`. `invalid_since` is the time since when the key may be in other hands; NULL if
+that is unknown."""
 
 published_crls = Table(
     "published_crls",
