@@ -17,11 +17,11 @@ from birthmark_sma.authority.devices import store as device_store
 from tests.end_to_end.conftest import FEW_TABLES, Start
 from tests.support.cameras.camera import VALIDATE, Camera, wire
 from tests.support.databases.postgres import Postgres
+from tests.support.devices.registered import device
 from tests.support.pki.crls import fetch_crl, fetch_crl_with
 from tests.support.programs.commands import sma
 from tests.support.programs.load import Connection
 from tests.support.programs.running import Running, new_serial, start
-from tests.support.registered_devices import device
 from tests.support.soak import tell
 
 BATCH = f"{VALIDATE}/batch"

@@ -14,7 +14,7 @@ from cryptography import x509
 
 from tests.end_to_end.conftest import Start
 from tests.support.cameras.camera import VALIDATE, Camera, wire
-from tests.support.device_acts import revoke_device
+from tests.support.devices.acts import revoke_device
 from tests.support.pki.crls import (
     INTERMEDIATE_CRL,
     ROOT_CRL,

@@ -36,7 +36,7 @@ from tests.support.authorities import (
 )
 from tests.support.counting import assert_counters_are_those_of_the_trail
 from tests.support.databases.pgbouncer import PgBouncer
-from tests.support.device_acts import reinstate_device, suspend_device
+from tests.support.devices.acts import reinstate_device, suspend_device
 
 PROCESSES = 3
 CAMERAS = 8

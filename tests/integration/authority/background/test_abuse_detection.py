@@ -35,7 +35,7 @@ from tests.support.audit_rows import AuditWriter, judged
 from tests.support.authorities import count_activity, execute, new_camera, opened, rows_of
 from tests.support.counting import assert_counters_are_those_of_the_trail
 from tests.support.databases.postgres import Postgres
-from tests.support.device_acts import reinstate_device, revoke_device, suspend_device
+from tests.support.devices.acts import reinstate_device, revoke_device, suspend_device
 from tests.support.programs.running import wait_until
 
 POLICY = AbusePolicy(factor=10, least=50)

@@ -27,7 +27,12 @@ from birthmark_sma.config import Settings
 from birthmark_sma.errors import DatabaseUnavailableError, ShuttingDownError
 from birthmark_sma.storage.portable_sql import database_time
 from tests.support.authorities import execute, new_camera, opened, rows_of
-from tests.support.device_acts import reinstate_device, retire_device, revoke_device, suspend_device
+from tests.support.devices.acts import (
+    reinstate_device,
+    retire_device,
+    revoke_device,
+    suspend_device,
+)
 from tests.support.pki.certificate_verifiers import lint_crl, openssl_accepts_crl
 from tests.support.pki.crls import number_of
 

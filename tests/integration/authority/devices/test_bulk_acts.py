@@ -30,8 +30,8 @@ from birthmark_sma.errors import (
 from birthmark_sma.protocol.verdict import DeviceStatus
 from birthmark_sma.storage.engine import open_database
 from tests.support.authorities import opened, rows_of
-from tests.support.device_acts import ACTOR, revoke_device, suspend_device
-from tests.support.registered_devices import device
+from tests.support.devices.acts import ACTOR, revoke_device, suspend_device
+from tests.support.devices.registered import device
 
 SUSPEND, REINSTATE, RETIRE = (
     make(ACTOR) for make in (states.suspend, states.reinstate, states.retire)

@@ -10,7 +10,7 @@ from birthmark_sma.authority.devices.store import Device
 from birthmark_sma.errors import DatabaseUnavailableError
 from birthmark_sma.protocol.verdict import DeviceStatus
 from birthmark_sma.storage.engine import Database, open_database
-from tests.support.registered_devices import device
+from tests.support.devices.registered import device
 
 
 def add(database: Database, *new: Device) -> set[str]:

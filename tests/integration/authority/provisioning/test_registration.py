@@ -31,7 +31,7 @@ from birthmark_sma.pki.keys.key_policy import (
 from birthmark_sma.pki.names import RECIPIENT_KEY_URN_PREFIX, requested_subject
 from tests.support.authorities import execute, new_camera, opened, request_for, rows_of
 from tests.support.cameras.camera import new_key, public_pem
-from tests.support.device_acts import reinstate_device, revoke_device, suspend_device
+from tests.support.devices.acts import reinstate_device, revoke_device, suspend_device
 from tests.support.pki.weak_keys import (
     next_prime,
     public_key,

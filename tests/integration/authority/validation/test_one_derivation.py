@@ -15,7 +15,7 @@ from birthmark_sma.protocol.replay import Repeat
 from birthmark_sma.protocol.verdict import Reason
 from tests.support.authorities import opened, request_for, rows_of
 from tests.support.cameras.colliding_tokens import collide_for
-from tests.support.device_acts import reinstate_device, revoke_device, suspend_device
+from tests.support.devices.acts import reinstate_device, revoke_device, suspend_device
 
 CALLER = Caller("192.0.2.7")
 GENUINE, OTHER = Reason.GENUINE, Reason.OTHER_DERIVATION

@@ -40,7 +40,7 @@ from tests.support.authorities import (
 from tests.support.cameras.camera import Camera
 from tests.support.counting import assert_the_ledger_agrees_with_the_trail
 from tests.support.databases.postgres import Postgres
-from tests.support.device_acts import reinstate_device, revoke_device, suspend_device
+from tests.support.devices.acts import reinstate_device, revoke_device, suspend_device
 from tests.support.http.contexts import Asked
 
 CALLER = Caller("192.0.2.7")

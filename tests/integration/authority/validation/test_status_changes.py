@@ -24,7 +24,7 @@ from birthmark_sma.config import AbuseMode, Settings
 from birthmark_sma.protocol.verdict import Reason
 from birthmark_sma.storage.engine import Database
 from tests.support.authorities import count_activity, new_camera, opened, rows_of
-from tests.support.device_acts import (
+from tests.support.devices.acts import (
     ACTOR,
     reinstate_device,
     retire_device,

@@ -19,7 +19,7 @@ from tests.integration.authority.devices.test_store import add
 from tests.support.audit_rows import AuditWriter, judged
 from tests.support.authorities import counted_statements, rows_of
 from tests.support.counting import assert_counters_are_those_of_the_trail
-from tests.support.registered_devices import device
+from tests.support.devices.registered import device
 
 NOW = datetime(2026, 3, 29, 23, 30, 59, 999_999, tzinfo=UTC)
 

@@ -16,7 +16,7 @@ from tests.support.cameras.camera import (
     wire,
 )
 from tests.support.cameras.colliding_tokens import collide_for
-from tests.support.device_acts import revoke_device
+from tests.support.devices.acts import revoke_device
 from tests.support.programs.running import Running, new_serial
 
 

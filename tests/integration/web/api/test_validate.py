@@ -13,7 +13,7 @@ import pytest
 
 from birthmark_sma.protocol.camera_token import CameraToken
 from tests.support.cameras.camera import VALIDATE, Camera, wire
-from tests.support.device_acts import revoke_device, suspend_device
+from tests.support.devices.acts import revoke_device, suspend_device
 from tests.support.problems import assert_problem, fields_of
 from tests.support.programs.running import AuditRow, Running, new_serial
 from tests.support.programs.server import Server

@@ -33,7 +33,7 @@ from tests.support.authorities import (
     small_settings,
 )
 from tests.support.databases.postgres import Postgres
-from tests.support.device_acts import revoke_device, suspend_device
+from tests.support.devices.acts import revoke_device, suspend_device
 from tests.support.http.tls import TestCa
 
 NOW = datetime.now(UTC)

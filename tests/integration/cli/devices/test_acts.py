@@ -15,8 +15,8 @@ import pytest
 from birthmark_sma.authority.devices import store as device_store
 from birthmark_sma.storage.engine import open_database
 from tests.integration.cli.conftest import Place, assert_refused
+from tests.support.devices.registered import device
 from tests.support.programs.server import server_environ
-from tests.support.registered_devices import device
 
 Ended = subprocess.CompletedProcess[str]
 SERIALS = [f"device-{number:04}" for number in range(1, 21)]
