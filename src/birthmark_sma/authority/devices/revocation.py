@@ -27,7 +27,7 @@ from birthmark_sma.errors import ConfigurationError, DeviceStatusError, UnknownD
 from birthmark_sma.pki.crl import HOLD
 from birthmark_sma.protocol.verdict import DeviceStatus
 from birthmark_sma.storage.engine import Database
-from birthmark_sma.storage.outages.deadlines import LONG_SECONDS
+from birthmark_sma.storage.outages.deadlines import LONG_SECONDS, USUAL_SECONDS
 from birthmark_sma.storage.portable_sql import database_time, insert_from_select, is_any_of
 from birthmark_sma.storage.schema import registered_devices as devices
 from birthmark_sma.storage.schema import revoked_certificates as revoked
@@ -85,8 +85,9 @@ class ActResult:
             are = "is" if len(self.unknown) == 1 else "are"
             raise UnknownDeviceError(f"No device {some}{more} {are} registered. Nothing changed.")
         told = [f"{each.device_serial} is {each.status.value}" for each in self.refused[:_NAMED]]
+        who = "it" if len(told) == 1 else "they"
         raise DeviceStatusError(
-            f"{', '.join(told)}{_more(self.refused)}, so it cannot become"
+            f"{', '.join(told)}{_more(self.refused)}, so {who} cannot become"
             f" {change.act.status.value}. Nothing changed."
         )
 
@@ -125,10 +126,12 @@ def change_devices(
             finish(transaction)
         return result
 
+    # Criteria may need a scan of the register. Everything else is in statements of 1,000 devices.
+    seconds = LONG_SECONDS if isinstance(wanted, DeviceCriteria) else USUAL_SECONDS
     if dry_run:
-        with database.read(LONG_SECONDS) as connection:
+        with database.read(seconds) as connection:
             return act(connection)
-    return database.transact(act, LONG_SECONDS)
+    return database.transact(act, seconds)
 
 
 def change_device(database: Database, name: str, change: StatusChange) -> str:

@@ -10,6 +10,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as StillWaitingError
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,9 +22,18 @@ from birthmark_sma.authority.background.abuse_detection import scan_for_abuse
 from birthmark_sma.authority.devices import activity, revocation, states
 from birthmark_sma.authority.devices.abuse_policy import AbusePolicy
 from birthmark_sma.config import AbuseMode, Settings
+from birthmark_sma.errors import DatabaseUnavailableError
 from birthmark_sma.protocol.verdict import Reason
 from birthmark_sma.storage.engine import Database
-from tests.support.authorities import count_activity, new_camera, opened, rows_of
+from tests.support.authorities import (
+    count_activity,
+    new_authority,
+    new_camera,
+    opened,
+    rows_of,
+    small_settings,
+)
+from tests.support.cameras.camera import Camera
 from tests.support.devices.acts import (
     ACTOR,
     reinstate_device,
@@ -124,6 +134,32 @@ def test_a_batch_waits_for_the_act_that_commits(authority: Authority, settings: 
             waiting = other.validator.submit(camera.token(), CALLER)
             assert is_waiting(waiting)
         assert waiting.result(30).reason is Reason.DEVICE_SUSPENDED
+
+
+def stop_before_commit(authority: Authority, console: Database, camera: Camera, how: str) -> None:
+    """Let an act take the lock, and stop; meanwhile a token is validated. Commit at the end."""
+    with console.write() as transaction:
+        revocation.change_registered(transaction, ["camera"], states.suspend(ACTOR))
+        revocation.finish(transaction)
+        pid = transaction.exec_driver_sql("SELECT pg_backend_pid()").scalar_one()
+        waiting = authority.validator.submit(camera.token(), CALLER)
+        assert is_waiting(waiting)
+        if how == "killed":
+            rows_of(authority.database, f"SELECT pg_terminate_backend({pid})")
+        # If it is frozen, the server ends the transaction after 3 seconds.
+        assert waiting.result(30).reason is Reason.GENUINE
+
+
+@pytest.mark.parametrize("how", ["killed", "frozen"])
+def test_an_act_that_stops_before_its_commit(postgres_url: str, tmp_path: Path, how: str) -> None:
+    """A process that was killed or frozen while it had the lock: validations go on, without 503."""
+    settings = small_settings(tmp_path, postgres_url)
+    with new_authority(settings) as authority, opened(settings) as console:
+        camera = new_camera(authority, "camera")
+        with pytest.raises(DatabaseUnavailableError):
+            stop_before_commit(authority, console.database, camera, how)
+        query = "SELECT status FROM registered_devices"
+        assert rows_of(authority.database, query) == [("active",)]
 
 
 def test_acts_and_batches_side_by_side(authority: Authority, settings: Settings) -> None:
