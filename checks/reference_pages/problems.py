@@ -57,7 +57,14 @@ REMEDIES: dict[str, tuple[str, str, str]] = {
         "409",
         "the serial is registered, perhaps in another spelling",
         "If your answer was lost, repeat with the same `Idempotency-Key` within 24 hours."
-        " Otherwise choose another serial.",
+        " If the device lost its key, the operator allows another certificate: `sma devices"
+        " re-enrol`. Otherwise choose another serial.",
+    ),
+    "re-enrolment-refused": (
+        "409",
+        "the device may be re-enrolled, but not as it is now: it is suspended or revoked, or the"
+        " serial is spelled in another way",
+        "`detail` says which. Send the spelling that it names, or ask the operator.",
     ),
     "public-key-in-use": (
         "409",

@@ -15,7 +15,8 @@ GROUPS: dict[str, tuple[str, ...]] = {
         *("key_table_figures", "key_table_counting"),
     ),
     "Devices": (
-        *("registered_devices", "revoked_certificates", "published_crls"),
+        *("registered_devices", "earlier_certificates", "re_enrolments"),
+        *("revoked_certificates", "published_crls"),
         *("idempotent_responses", "device_family_counters"),
     ),
     "Activity": ("device_activity", "busiest_devices", "device_flags"),
@@ -29,6 +30,8 @@ LOGICAL = (
     ("dashboard_sessions.key_id", "access_keys.key_id"),
     ("key_table_figures.table_id", "key_tables.table_id"),
     ("published_crls.issuer", "ca_certificates.name"),
+    ("earlier_certificates.device_serial", "registered_devices.device_serial"),
+    ("re_enrolments.device_serial", "registered_devices.device_serial"),
     ("revoked_certificates.device_serial", "registered_devices.device_serial"),
     ("device_activity.device_serial", "registered_devices.device_serial"),
     ("busiest_devices.device_serial", "registered_devices.device_serial"),

@@ -345,6 +345,10 @@ class NucHashInUseError(ConflictError):
         super().__init__("This NUC hash belongs to another device")
 
 
+class ReEnrolmentRefusedError(ConflictError):
+    """The device may be re-enrolled, but not in its present status or under this spelling."""
+
+
 class DeviceStatusError(ConflictError):
     """The device's status does not allow this change. A revocation is final."""
 

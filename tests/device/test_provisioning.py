@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,9 @@ from cryptography.x509.oid import NameOID
 from hypothesis import given
 from hypothesis import strategies as st
 
+from birthmark_sma.authority.access.caller import Caller
 from birthmark_sma.authority.authority import Authority
+from birthmark_sma.authority.devices import re_enrolments
 from birthmark_sma.authority.provisioning.table_key_encryption import seal_table_keys
 from birthmark_sma.device import (
     UNSEALED,
@@ -44,6 +46,7 @@ from birthmark_sma.pki.keys.key_policy import (
     load_public_key,
 )
 from birthmark_sma.pki.keys.recipient_key import recipient_urn
+from birthmark_sma.protocol.verdict import Verdict
 from tests.device.conftest import StartCamera
 from tests.support.authorities import new_camera
 from tests.support.cameras.camera import csr_pem, new_key, public_pem
@@ -789,3 +792,18 @@ def test_nothing_listens(place: Path, enrolment: Enrolment) -> None:
         start_camera(
             place, sealing=UNSEALED, enrolment=replace(enrolment, url="http://127.0.0.1:1")
         )
+
+
+def test_a_camera_that_was_reset_is_re_enrolled(
+    authority: Authority, start: StartCamera, enrolment: Enrolment, tmp_path: Path
+) -> None:
+    """The refusal says what the operator has to type. Then the same request is accepted."""
+    old = start()
+    reset = tmp_path / "reset"
+    with pytest.raises(ProvisioningRefusedError, match="sma devices re-enrol") as refused:
+        start(reset)
+    assert refused.value.status == 409
+    re_enrolments.allow(authority.database, enrolment.device_serial, timedelta(days=1), "olga")
+    tokens = [camera.capture(b"picture").content.camera_token for camera in (old, start(reset))]
+    verdicts = [authority.validator.submit(each, Caller(None)).result(30) for each in tokens]
+    assert [each.verdict for each in verdicts] == [Verdict.FAIL, Verdict.PASS]

@@ -33,6 +33,7 @@ class Outcome(StrEnum):
     """The outcome of a request to provision a device, as a label of the metric."""
 
     PROVISIONED = "provisioned"
+    RE_ENROLLED = "re_enrolled"
     CONFLICT = "conflict"
     REFUSED = "refused"
     OVERLOADED = "overloaded"

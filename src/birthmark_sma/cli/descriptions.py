@@ -3,11 +3,15 @@
 `sma init`, `serve`, `ca` and `devices` use it. Nothing here may show a secret.
 """
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from cryptography import x509
 
+    from birthmark_sma.authority.devices.certificates_store import ListedCertificate
     from birthmark_sma.authority.devices.store import Device
 
 
@@ -59,6 +63,7 @@ def device_as_json(device: "Device") -> dict[str, Any]:
         "provisioning_id": device.provisioning_id,
         "provisioned_at": device.provisioned_at,
         "certificate_serial": device.certificate_serial,
+        "certificate_expires_at": device.certificate_expires_at,
         "public_key_sha256": device.public_key_fingerprint.hex(),
         "device_certificate": device.device_certificate,
     }
@@ -89,3 +94,39 @@ def _status(device: "Device") -> str:
     actor = f" by {device.status_actor}" if device.status_actor else ""
     since = f"since {device.status_changed_at:%Y-%m-%d %H:%M:%S} UTC{actor}"
     return f"{device.status.value}{reason}\n{since}"
+
+
+def earlier_as_json(earlier: "Sequence[ListedCertificate]") -> list[dict[str, Any]]:
+    """Return the earlier certificates of a device for JSON output."""
+    return [
+        {
+            "certificate_serial": each.certificate.certificate_serial,
+            "not_before": each.certificate.not_before,
+            "certificate_expires_at": each.certificate.certificate_expires_at,
+            "replaced_at": each.certificate.replaced_at,
+            "replaced_by": each.certificate.replaced_by,
+            "revoked_at": each.revocation and each.revocation.revoked_at,
+            "revocation_reason": each.revocation and each.revocation.revocation_reason,
+        }
+        for each in earlier
+    ]
+
+
+def earlier_as_fields(
+    earlier: "Sequence[ListedCertificate]", may_re_enrol_until: "datetime | None"
+) -> list[tuple[str, str]]:
+    """Return the earlier certificates and the permission to re-enrol, for `print_fields`."""
+    found = []
+    if may_re_enrol_until is not None:
+        found.append(("re-enrolment", f"allowed until {may_re_enrol_until:%Y-%m-%d %H:%M} UTC"))
+    for certificate, revocation in earlier:
+        state = "not revoked" if revocation is None else f"revoked: {revocation.revocation_reason}"
+        ends = certificate.certificate_expires_at
+        until = "" if ends is None else f", valid to {ends:%Y-%m-%d}"
+        replaced = f"replaced {certificate.replaced_at:%Y-%m-%d %H:%M} UTC"
+        lines = [
+            certificate.certificate_serial,
+            f"{replaced} ({certificate.replaced_by}), {state}{until}",
+        ]
+        found.append(("earlier", "\n".join(lines)))
+    return found

@@ -53,7 +53,7 @@ _KEK = (
 _DATABASE = (
     *_KEK,
     *("migrate", "top", "backup", "devices list", "devices show", "devices suspend"),
-    *("devices reinstate", "devices revoke", "devices retire"),
+    *("devices reinstate", "devices revoke", "devices retire", "devices re-enrol"),
     *("devices flagged", "devices reviewed"),
     *("tables show", "ca show", "history prune", "history partitions"),
     *("keys create", "keys list", "keys revoke", "keys rotate"),

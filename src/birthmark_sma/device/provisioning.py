@@ -306,9 +306,9 @@ def _refusal(status: int, content: bytes) -> ProvisioningRefusedError:
 
 
 _ALREADY_PROVISIONED = (
-    " Either another camera has this serial, or this camera missed the response more than"
-    " 24 hours ago. Ask the operator to revoke the device, and provision the camera under"
-    " a new serial in an empty directory."
+    " Either another camera has this serial, or this camera was reset, or it missed the response"
+    " more than 24 hours ago. If the serial is this camera's own, ask the operator for: sma devices"
+    " re-enrol SERIAL. Then start again. Otherwise choose a new serial in an empty directory."
 )
 
 

@@ -165,6 +165,13 @@ CERTIFICATE_EXPIRY = Metric(
     ("certificate",),
     "Unix time at which the root, intermediate or TLS certificate of this server expires.",
 )
+DEVICE_CERTIFICATES_EXPIRING = Metric(
+    "sma_device_certificates_expiring",
+    "gauge",
+    ("within",),
+    "Certificates of active and suspended devices that end within 30d or 90d, or have expired in"
+    " the last 90 days. Up to 100,000 each, counted once a minute, from the database.",
+)
 
 METRICS = tuple(each for each in tuple(globals().values()) if isinstance(each, Metric))
 """All rows, in the order of this file and of /metrics."""

@@ -6,7 +6,7 @@ has a Protocol in `store.py`, an implementation in `store_postgresql.py` and in 
 and gets its own with `choose`.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
@@ -20,6 +20,7 @@ from sqlalchemy import (
     Dialect,
     Engine,
     Integer,
+    SelectBase,
     String,
     Table,
     any_,
@@ -154,17 +155,14 @@ def insert_or_update(
 
 
 def insert_from_select(
-    connection: Connection,
-    table: Table,
-    values: Mapping[Column[Any], ColumnElement[Any]],
-    condition: ColumnElement[bool],
+    connection: Connection, table: Table, columns: Sequence[str], rows: SelectBase
 ) -> postgresql.Insert | sqlite.Insert:
-    """Return an INSERT of one row for each row that meets a condition, with values from that row.
+    """Return an INSERT of the rows of a query, which has a value for each of these columns.
 
-    The caller adds what happens to rows that exist already.
+    The query needs a WHERE: without one, SQLite takes ON CONFLICT for a part of a join. The caller
+    adds what happens to rows that exist already.
     """
-    names = [column.name for column in values]
-    return _insert(connection, table).from_select(names, select(*values.values()).where(condition))
+    return _insert(connection, table).from_select(columns, rows)
 
 
 def _insert(connection: Connection, table: Table) -> postgresql.Insert | sqlite.Insert:

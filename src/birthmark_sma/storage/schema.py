@@ -29,7 +29,7 @@ from sqlalchemy import (
 
 from birthmark_sma.storage.portable_sql import BigId, TableIds, UtcDateTime
 
-HEAD_REVISION = "0009"
+HEAD_REVISION = "0010"
 """The Alembic revision that this program reads and writes."""
 
 metadata = MetaData(
@@ -87,6 +87,7 @@ access_keys = Table(
     Column("last_used_at", UtcDateTime),
     # The value of authority.access_generation after the last change of this key.
     Column("generation", BigInteger, nullable=False),
+    Column("may_re_enrol", Boolean, nullable=False, server_default=false()),
 )
 """Access keys of callers: a bearer secret, stored as a digest, or a client certificate. NULL means
 no limit, and for `disclosure` and `rate_limit` that the server's settings apply."""
@@ -196,7 +197,8 @@ registered_devices = Table(
 `serial_folded` are the same name (`pki.names.fold`); it is NULL only in rows that operators
 inserted with their own SQL, and so is `certificate_expires_at`. The reason, the actor and the time
 of the status are NULL until it changes for the first time. `certificate_issuer` is a name in
-`ca_certificates`."""
+`ca_certificates`. A re-enrolment replaces the NUC hash, the key, the certificate, the provisioning
+id and `provisioned_at`."""
 Index("registered_devices_serial_folded_key", registered_devices.c.serial_folded, unique=True)
 Index("registered_devices_provisioned_at_idx", registered_devices.c.provisioned_at)
 Index(
@@ -224,6 +226,36 @@ Index(
     postgresql_where=OUT_OF_ORDER,
     sqlite_where=OUT_OF_ORDER,
 )
+earlier_certificates = Table(
+    "earlier_certificates",
+    metadata,
+    Column("certificate_serial", String(40), primary_key=True),
+    Column("device_serial", String(64), nullable=False),
+    Column("certificate_issuer", String(16), nullable=False),
+    Column("public_key_fingerprint", LargeBinary, nullable=False),
+    Column("not_before", UtcDateTime),
+    Column("certificate_expires_at", UtcDateTime),
+    Column("replaced_at", UtcDateTime, nullable=False),
+    Column("replaced_by", String(64), nullable=False),
+)
+"""The certificates that devices had before the one in `registered_devices`. The key of an earlier
+certificate is never certified for another device. `not_before` and `certificate_expires_at` are
+NULL only if the certificate came from an operator's own SQL. `replaced_by` says who allowed the
+replacement: an operator, or `key` and the id of an access key."""
+Index("earlier_certificates_device_serial_idx", earlier_certificates.c.device_serial)
+Index("earlier_certificates_public_key_idx", earlier_certificates.c.public_key_fingerprint)
+
+re_enrolments = Table(
+    "re_enrolments",
+    metadata,
+    Column("device_serial", String(64), primary_key=True),
+    Column("allowed_until", UtcDateTime, nullable=False),
+    Column("actor", String(64), nullable=False),
+    Column("opened_at", UtcDateTime, nullable=False),
+)
+"""The devices that may be provisioned once more under their serial, until a time. The row is
+deleted by the re-enrolment that uses it."""
+
 revoked_certificates = Table(
     "revoked_certificates",
     metadata,
@@ -236,11 +268,10 @@ revoked_certificates = Table(
     Column("certificate_issuer", String(16), nullable=False, server_default="intermediate"),
     Column("invalid_since", UtcDateTime),
 )
-"""Revoked device certificates, those on hold included. `certificate_expires_at` may be NULL until
-the next revocation list is made, and stays NULL if no registered device has the certificate.
-`last_crl_number` is NULL while the certificate is on every new list. `certificate_issuer` is a name
-in `ca_certificates`. `invalid_since` is the time since when the key may be in other hands; NULL if
-that is unknown."""
+"""Revoked device certificates, those on hold included. `certificate_expires_at` is NULL if the
+register does not know the certificate, which then stays listed. `last_crl_number` is NULL while the
+certificate is on every new list. `certificate_issuer` is a name in `ca_certificates`.
+`invalid_since` is the time since when the key may be in other hands; NULL if that is unknown."""
 
 published_crls = Table(
     "published_crls",

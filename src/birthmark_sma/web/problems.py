@@ -206,9 +206,10 @@ TABLE = (
     Problem(
         *(409, "device-already-provisioned", "Device already provisioned"),
         errors.DeviceAlreadyProvisionedError,
-        "The serial, the public key or the NUC hash is registered already",
+        "The serial, the key or the NUC hash is registered already, or a re-enrolment is refused",
         "Device already provisioned.",
     ),
+    Problem(409, "re-enrolment-refused", "Re-enrolment refused", errors.ReEnrolmentRefusedError),
     Problem(409, "public-key-in-use", "Public key in use", errors.PublicKeyInUseError),
     Problem(409, "nuc-hash-in-use", "NUC hash in use", errors.NucHashInUseError),
     Problem(

@@ -144,6 +144,67 @@ def test_a_device_is_suspended_reinstated_and_revoked(place: Place) -> None:
     assert (shown["device_serial"], shown["status"]) == ("x", "revoked")
 
 
+def test_a_device_is_re_enrolled(place: Place, tmp_path: Path) -> None:
+    """By the files that the command writes, once for each permission."""
+    first = tmp_path / "first"
+    assert place.sma("provision", "x", "--output-dir", str(first)).returncode == 0
+    old = json.loads(place.sma("devices", "show", "x", "--json").stdout)
+    assert old["re_enrolment_allowed_until"] is None
+    again = ("provision", "x", "--output-dir", str(tmp_path / "second"))
+    assert_refused(place.sma(*again), 5, "already provisioned")
+
+    allowed = place.sma("devices", "re-enrol", "X", "--for", "12h")
+    assert "x may be provisioned once more" in allowed.stdout
+    assert "re-enrolment" in place.sma("devices", "show", "x").stdout
+    withdrawn = place.sma("devices", "re-enrol", "x", "--cancel")
+    assert withdrawn.stdout == "x can no longer be re-enrolled.\n"
+    assert "Nothing was changed" in place.sma("devices", "re-enrol", "x", "--cancel").stdout
+    assert_refused(place.sma(*again), 5, "already provisioned")
+
+    told = json.loads(place.sma("devices", "re-enrol", "x", "--json").stdout)
+    assert told["device_serial"] == "x"
+    assert told["allowed_until"] > told["opened_at"]
+    made = place.sma(*again)
+    assert made.returncode == 0, made.stderr
+    new = json.loads(place.sma("devices", "show", "x", "--json").stdout)
+    assert new["table_assignments"] == old["table_assignments"]
+    [earlier] = new["earlier_certificates"]
+    assert earlier["certificate_serial"] == old["certificate_serial"] != new["certificate_serial"]
+    assert earlier["revocation_reason"] == "superseded"
+    assert earlier["replaced_by"] == told["actor"]
+    text = place.sma("devices", "show", old["certificate_serial"].upper()).stdout
+    assert "revoked: superseded" in text
+    assert_refused(place.sma("provision", "x", "--output-dir", str(tmp_path / "third")), 5)
+
+
+@pytest.mark.parametrize("period", ["soon", "0", "91d", "5"])
+def test_a_permission_has_an_end(place: Place, period: str) -> None:
+    refused = place.sma("devices", "re-enrol", "x", "--for", period)
+    assert refused.returncode == 2
+    assert "12h" in refused.stderr
+
+
+def test_devices_by_the_end_of_their_certificate(fleet: tuple[Place, list[Camera]]) -> None:
+    """Page by page, as printed and as JSON."""
+    place, _ = fleet
+    expiring = ("devices", "list", "--expiring-within")
+    assert "No certificate of a device ends within 30d" in place.sma(*expiring, "30d").stdout
+    page = place.sma(*expiring, "120w", "--limit", "2")
+    assert re.search(r"^a +Test +active +\d{4}-\d\d-\d\d \d\d:\d\d +729 d$", page.stdout, re.M)
+    after = re.findall(r"--after '(.+)'", page.stdout)[0]
+    rest = json.loads(place.sma(*expiring, "120w", "--after", after, "--json").stdout)
+    assert [each["device_serial"] for each in rest["devices"]] == ["c c"]
+    assert rest["next"] is None
+    first = json.loads(place.sma(*expiring, "120w", "--limit", "2", "--json").stdout)
+    assert first["next"] == after
+    for wrong in ("c c", "2028-01-01T00:00:00Z", "2028-01-01T00:00:00 a", "-Z"):
+        refused = place.sma(*expiring, "120w", "--after", wrong)
+        assert refused.returncode == 2, wrong
+        assert "camera-7" in refused.stderr
+    refused = place.sma(*expiring, "soon")
+    assert refused.returncode == 2
+
+
 # --- tables
 
 
@@ -323,6 +384,8 @@ def test_help_comes_at_once() -> None:
         ("devices", "flagged"),
         ("devices", "flagged", "--check"),
         ("devices", "reviewed", "x"),
+        ("devices", "re-enrol", "x"),
+        ("devices", "list", "--expiring-within", "30d"),
         ("tables", "populate"),
         ("tables", "show"),
         ("ca", "show"),

@@ -42,7 +42,7 @@ def test_what_a_person_sees(place: Place) -> None:
     """The key, and how it is sent; on stdout nothing but the facts."""
     made = place.sma(
         *("keys", "create", "friday", "--scope", "provision", "--family", "Android"),
-        *("--uses", "500", "--expires", "2199-12-31"),
+        *("--uses", "500", "--expires", "2199-12-31", "--may-re-enrol"),
     )
     assert made.returncode == 0
     lines = made.stdout.splitlines()
@@ -52,6 +52,7 @@ def test_what_a_person_sees(place: Place) -> None:
     assert "until 2200-01-01 00:00 UTC" in made.stdout
     assert "family Android" in made.stdout
     assert "0 of 500 devices used" in made.stdout
+    assert "may re-enrol devices" in made.stdout
     assert "Authorization: Bearer sma_" in made.stderr
 
 
@@ -61,6 +62,7 @@ def test_what_a_person_sees(place: Place) -> None:
         (("--scope", "everything"), 2, ("provision, validate, admin",)),
         ((), 2, ("--scope",)),
         (("--scope", "validate", "--uses", "5"), 6, ("provision",)),
+        (("--scope", "validate", "--may-re-enrol"), 6, ("provision",)),
         (("--scope", "admin", "--disclosure", "none"), 6, ("validate",)),
         (("--scope", "validate", "--disclosure", "all"), 2, ("serial, family, none",)),
         (("--scope", "provision", "--uses", "0"), 2, ("--uses",)),

@@ -9,6 +9,7 @@ import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
 from sqlalchemy import text
 
+from birthmark_sma.authority.access import store as access_key_store
 from birthmark_sma.authority.ca import crl_store
 from birthmark_sma.authority.ca import store as ca_store
 from birthmark_sma.authority.devices import store as device_store
@@ -260,6 +261,47 @@ def test_an_upgrade_from_before_stored_lists(empty_database: Database) -> None:
         [some] = crl_store.iterate_listed(connection, datetime.now(UTC))
         assert [(each.certificate_serial, expires) for each, expires in some] == [("ab", None)]
         assert crl_store.find_newest_head(connection, crl_store.INTERMEDIATE) is None
+
+
+def test_an_upgrade_from_before_earlier_certificates(empty_database: Database) -> None:
+    """Revocations get the ends that lists read from the certificates before; no key has rights."""
+    migrate_to(empty_database, "0009")
+    end = "2028-01-01 00:00:00.000000+00:00"
+    for number, ends in enumerate(("NULL", f"'{end}'")):
+        execute(
+            empty_database,
+            "INSERT INTO registered_devices (device_serial, nuc_hash, table_assignments,"
+            " device_certificate, certificate_serial, device_public_key, public_key_fingerprint,"
+            " device_family, status, provisioning_id, provisioned_at, certificate_expires_at)"
+            " VALUES (:serial, :hash, :tables, '', :serial, '', :hash, 'Pi', 'revoked', :serial,"
+            f" '{end}', {ends})",
+            serial=f"{number}",
+            hash=number.to_bytes(32, "big"),
+            tables="[1, 2, 3]" if empty_database.dialect_name == "sqlite" else [1, 2, 3],
+        )
+    for serial in ("0", "1", "ab"):
+        execute(
+            empty_database,
+            "INSERT INTO revoked_certificates (certificate_serial, device_serial, revoked_at,"
+            f" revocation_reason) VALUES (:serial, :serial, '{end}', 'superseded')",
+            serial=serial,
+        )
+    execute(
+        empty_database,
+        "INSERT INTO access_keys (key_id, name, scope, created_at, generation)"
+        f" VALUES ('a', 'a', 'provision', '{end}', 1)",
+    )
+    assert migrate(empty_database) == ("0009", HEAD_REVISION)
+    with empty_database.read() as connection:
+        [some] = crl_store.iterate_listed(connection, datetime.now(UTC))
+        [key] = access_key_store.all_keys(connection)
+    assert {each.certificate_serial: expires for each, expires in some} == {
+        "0": None,
+        "1": datetime(2028, 1, 1, tzinfo=UTC),
+        "ab": None,
+    }
+    assert not key.may_re_enrol
+    assert rows_of(empty_database, "SELECT * FROM earlier_certificates") == []
 
 
 def test_an_upgrade_reads_the_ends_of_certificates(

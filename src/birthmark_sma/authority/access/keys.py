@@ -48,6 +48,7 @@ class KeyTerms:
     expires_at: datetime | None = None
     device_family: str | None = None
     uses_allowed: int | None = None
+    may_re_enrol: bool = False
     disclosure: str | None = None
     rate_limit: str | None = None
     certificate_fingerprint: bytes | None = None
@@ -77,6 +78,7 @@ def create_key(database: Database, terms: KeyTerms) -> IssuedKey:
         certificate_issuer_der=None if issuer is None else issuer.public_bytes(Encoding.DER),
         device_family=terms.device_family,
         uses_allowed=terms.uses_allowed,
+        may_re_enrol=terms.may_re_enrol,
         disclosure=terms.disclosure,
         rate_limit=terms.rate_limit,
         expires_at=terms.expires_at,
@@ -155,6 +157,8 @@ def _check(terms: KeyTerms, now: datetime) -> None:
     enrolment = terms.device_family is not None or terms.uses_allowed is not None
     if enrolment and terms.scope is not KeyScope.PROVISION:
         raise AccessKeyRefusedError("Only a key of scope provision has a family or uses.")
+    if terms.may_re_enrol and terms.scope is not KeyScope.PROVISION:
+        raise AccessKeyRefusedError("Only a key of scope provision may re-enrol devices.")
     if terms.device_family is not None and not is_description(terms.device_family):
         raise AccessKeyRefusedError(
             f"A device family has 1 to {MAX_DESCRIPTION} printable characters."

@@ -52,6 +52,8 @@ class AccessKey:
     uses_allowed: int | None = None
     """The number of devices that the key may provision in total; None for no limit."""
     uses: int = 0
+    may_re_enrol: bool = False
+    """True if the key may re-enrol devices of its family, which replaces their certificates."""
     disclosure: str | None = None
     rate_limit: str | None = None
     expires_at: datetime | None = None

@@ -9,7 +9,6 @@ number before the entries, and its CRL is stored only if no other one was stored
 times are of the database's clock.
 """
 
-import contextlib
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -51,7 +50,6 @@ lock."""
 _LONGEST_REST_SECONDS = 2.0
 """After a CRL a process pauses for as long as the CRL took, up to this. A steady stream of
 revocations must not keep it busy all the time, and a CRL of 100,000 entries must not be late."""
-_EXPIRIES_A_LIST = 2_000  # bounds the certificates that are parsed before one CRL
 
 _log = logging.getLogger(__name__)
 
@@ -136,7 +134,6 @@ def _publish(
     *,
     at_once: bool,
 ) -> bool:
-    _note_expiries(database, let_others_run)
     with database.read() as connection:
         # Again, under the lock: another process may have published since the first check.
         snapshot = _read_snapshot(connection)
@@ -327,22 +324,3 @@ def _entry(revocation: Revocation) -> RevokedCertificate | None:
         reason if reason in REASONS or reason == HOLD else "unspecified",
         revocation.invalid_since,
     )
-
-
-def _note_expiries(database: Database, let_others_run: Callable[[], None]) -> None:
-    """Store the expiry of up to 2,000 revoked certificates for which it is not stored yet.
-
-    Only revocations of registered devices have a certificate to read it from.
-    """
-    with database.read() as connection:
-        found = crl_store.find_without_expiry(connection, limit=_EXPIRIES_A_LIST)
-    expiries: list[tuple[str, datetime]] = []
-    for serial, pem in found:
-        # A row of an operator's own SQL may hold anything. It must not prevent every list.
-        with contextlib.suppress(ValueError):
-            certificate = x509.load_pem_x509_certificate(pem.encode())
-            expiries.append((serial, certificate.not_valid_after_utc))
-        if len(expiries) % 100 == 0:
-            let_others_run()
-    if expiries:
-        database.transact(lambda transaction: crl_store.set_expiries(transaction, expiries))

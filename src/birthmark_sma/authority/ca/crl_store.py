@@ -17,12 +17,7 @@ from sqlalchemy import Connection, bindparam, delete, func, or_, select, update
 from birthmark_sma.authority.ca.store import REVOKED, Revocation
 from birthmark_sma.storage.engine import Database
 from birthmark_sma.storage.portable_sql import insert_or_skip
-from birthmark_sma.storage.schema import (
-    authority,
-    published_crls,
-    registered_devices,
-    revoked_certificates,
-)
+from birthmark_sma.storage.schema import authority, published_crls, revoked_certificates
 
 INTERMEDIATE = "intermediate"
 ROOT = "root"
@@ -168,37 +163,12 @@ def iterate_listed(
 
 def set_last_list(transaction: Connection, certificate_serials: Sequence[str], number: int) -> None:
     """Record that the CRL of this number is the last one to list these certificates."""
-    _set_each(transaction, "last_crl_number", [(each, number) for each in certificate_serials])
-
-
-def find_without_expiry(connection: Connection, *, limit: int) -> list[tuple[str, str]]:
-    """Return up to `limit` revoked serials without a stored expiry, with their PEM certificates."""
-    revoked, devices = revoked_certificates.c, registered_devices.c
-    rows = connection.execute(
-        select(revoked.certificate_serial, devices.device_certificate)
-        .join_from(
-            revoked_certificates,
-            registered_devices,
-            revoked.certificate_serial == devices.certificate_serial,
-        )
-        .where(revoked.certificate_expires_at.is_(None))
-        .limit(limit)
-    )
-    return [tuple(row) for row in rows]
-
-
-def set_expiries(transaction: Connection, expiries: Sequence[tuple[str, datetime]]) -> None:
-    """Store the expiry times of revoked certificates, by their serial numbers."""
-    _set_each(transaction, "certificate_expires_at", expiries)
-
-
-def _set_each(transaction: Connection, column: str, values: Sequence[tuple[str, object]]) -> None:
-    if values:
+    if certificate_serials:
         transaction.execute(
             update(revoked_certificates)
             .where(revoked_certificates.c.certificate_serial == bindparam("serial"))
-            .values({column: bindparam("value")}),
-            [{"serial": serial, "value": value} for serial, value in values],
+            .values(last_crl_number=number),
+            [{"serial": each} for each in certificate_serials],
         )
 
 

@@ -99,11 +99,6 @@ def put_sealed_key(
     )
 
 
-def add_revocation(transaction: Connection, revocation: Revocation) -> None:
-    """Store a revoked certificate. The next CRL lists it."""
-    transaction.execute(insert(revoked_certificates).values(**asdict(revocation)))
-
-
 def forget_revocations(transaction: Connection, before: datetime) -> None:
     """Delete the revocations from before a time. Call it in a sandbox only."""
     revoked = revoked_certificates

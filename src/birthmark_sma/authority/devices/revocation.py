@@ -10,13 +10,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from sqlalchemy import ColumnElement, Connection, Select, delete, literal, select, update
+from sqlalchemy import ColumnElement, Connection, select, update
 
 from birthmark_sma.authority.ca import crl_store
-from birthmark_sma.authority.devices import abuse_flags
+from birthmark_sma.authority.devices import abuse_flags, certificates_store
 from birthmark_sma.authority.devices import store as device_store
 from birthmark_sma.authority.devices.states import (
-    KEY_COMPROMISE,
     Act,
     Effect,
     StatusChange,
@@ -24,11 +23,10 @@ from birthmark_sma.authority.devices.states import (
 )
 from birthmark_sma.authority.devices.store import Device
 from birthmark_sma.errors import ConfigurationError, DeviceStatusError, UnknownDeviceError
-from birthmark_sma.pki.crl import HOLD
 from birthmark_sma.protocol.verdict import DeviceStatus
 from birthmark_sma.storage.engine import Database
 from birthmark_sma.storage.outages.deadlines import LONG_SECONDS, USUAL_SECONDS
-from birthmark_sma.storage.portable_sql import database_time, insert_from_select, is_any_of
+from birthmark_sma.storage.portable_sql import database_time, is_any_of
 from birthmark_sma.storage.schema import registered_devices as devices
 from birthmark_sma.storage.schema import revoked_certificates as revoked
 
@@ -187,6 +185,21 @@ def find_named(connection: Connection, name: str) -> Device:
     return found[0]
 
 
+def find_by_serial_or_certificate(connection: Connection, name: str) -> Device:
+    """Return the device of `find_named`, else the one that has or had the certificate `name`.
+
+    `name` is then the serial number of the certificate in hex, in either case. Raises
+    UnknownDeviceError as `find_named`.
+    """
+    try:
+        return find_named(connection, name)
+    except UnknownDeviceError:
+        known = certificates_store.find_certificates(connection, [name.lower()])
+        if not known:
+            raise
+        return find_named(connection, known[name.lower()].device_serial)
+
+
 def _resolve(
     connection: Connection, wanted: Sequence[str] | DeviceCriteria
 ) -> tuple[list[str], list[str]]:
@@ -275,49 +288,17 @@ def _write(
             )
         )
         if change.act is Act.REINSTATE:
-            _release(transaction, select(devices.c.certificate_serial).where(these))
+            certificates_store.release_holds(transaction, some)
             # Who reinstates a device has looked at its flags.
             abuse_flags.set_reviewed(transaction, some, now)
-        else:
-            _list_certificates(transaction, these, change, now)
-
-
-def _release(transaction: Connection, certificates: Select[tuple[str]]) -> None:
-    """Take certificates off the list, if they are there because of a suspension only."""
-    listed = revoked.c.certificate_serial.in_(certificates)
-    transaction.execute(delete(revoked).where(listed, revoked.c.revocation_reason == HOLD))
-
-
-def _list_certificates(
-    transaction: Connection, these: ColumnElement[bool], change: StatusChange, now: datetime
-) -> None:
-    """Put the certificates of devices on the list, or change the reason of those that are on it.
-
-    The time of the revocation stays that of the first act, also of a suspension, as X.509 wants it
-    for a hold that becomes final. A listed compromise never gets a weaker reason.
-    """
-    values = {
-        revoked.c.certificate_serial: devices.c.certificate_serial,
-        revoked.c.device_serial: _serial,
-        revoked.c.revoked_at: literal(now, revoked.c.revoked_at.type),
-        revoked.c.revocation_reason: literal(change.reason),
-        revoked.c.certificate_expires_at: devices.c.certificate_expires_at,
-        revoked.c.certificate_issuer: devices.c.certificate_issuer,
-        revoked.c.invalid_since: literal(change.invalid_since, revoked.c.invalid_since.type),
-    }
-    inserting = insert_from_select(transaction, revoked, values, these)
-    if change.act is Act.SUSPEND:
-        transaction.execute(inserting.on_conflict_do_nothing())
-        return
-    given = inserting.excluded
-    weaker = revoked.c.revocation_reason != KEY_COMPROMISE
-    transaction.execute(
-        inserting.on_conflict_do_update(
-            index_elements=[revoked.c.certificate_serial],
-            set_={each: given[each] for each in ("revocation_reason", "invalid_since")},
-            where=None if change.reason == KEY_COMPROMISE else weaker,
-        )
-    )
+        elif change.reason is not None:
+            certificates_store.revoke_all(
+                transaction,
+                some,
+                revoked_at=now,
+                reason=change.reason,
+                invalid_since=change.invalid_since,
+            )
 
 
 def _chunks(serials: Sequence[str]) -> Iterator[Sequence[str]]:

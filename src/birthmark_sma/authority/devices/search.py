@@ -13,7 +13,7 @@ from sqlalchemy import ColumnElement, Connection, func, or_, select
 from birthmark_sma.authority.devices.abuse_flags import FlagMode
 from birthmark_sma.pki.names import fold
 from birthmark_sma.protocol.verdict import DeviceStatus
-from birthmark_sma.storage.schema import OUT_OF_ORDER, device_flags
+from birthmark_sma.storage.schema import OUT_OF_ORDER, device_flags, earlier_certificates
 from birthmark_sma.storage.schema import registered_devices as devices
 
 _LAST_CHARACTER = "\U0010ffff"  # upper bound of a prefix: no serial has it, it is not printable
@@ -40,8 +40,9 @@ class DeviceFilter:
     """The devices to search for. None and False mean no restriction.
 
     `begins` is a prefix of the serial, compared after folding (`pki.names.fold`). If no serial has
-    this prefix, it is compared with the whole certificate serial number (hex) and the whole
-    provisioning id. `flagged` means: with an open abuse flag, not counting those of shadow mode.
+    this prefix, it is compared with the whole serial number (hex) of the current and the earlier
+    certificates, and the whole provisioning id. `flagged` means: with an open abuse flag, not
+    counting those of shadow mode.
     """
 
     begins: str | None = None
@@ -66,6 +67,11 @@ def search(
                 or_(
                     devices.c.certificate_serial == wanted.begins.lower(),
                     devices.c.provisioning_id == wanted.begins,
+                    # A scalar, not IN: PostgreSQL would read the whole register for that.
+                    _serial
+                    == select(earlier_certificates.c.device_serial)
+                    .where(earlier_certificates.c.certificate_serial == wanted.begins.lower())
+                    .scalar_subquery(),
                 ),
                 *_conditions(wanted),
             ],

@@ -13,7 +13,20 @@ from datetime import datetime
 from operator import attrgetter
 from typing import Any, NamedTuple, Protocol
 
-from sqlalchemy import ColumnElement, Connection, Row, and_, delete, exists, func, or_, select
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Row,
+    and_,
+    delete,
+    exists,
+    false,
+    func,
+    or_,
+    select,
+    true,
+    update,
+)
 
 from birthmark_sma.authority.devices import store_postgresql, store_sqlite
 from birthmark_sma.pki.names import fold
@@ -22,6 +35,8 @@ from birthmark_sma.storage.portable_sql import choose, insert_or_update, is_any_
 from birthmark_sma.storage.schema import (
     OUT_OF_ORDER,
     device_family_counters,
+    earlier_certificates,
+    re_enrolments,
     revoked_certificates,
 )
 from birthmark_sma.storage.schema import registered_devices as devices
@@ -61,6 +76,7 @@ _FIELDS = [field.name for field in fields(Device)]
 _COLUMNS = [devices.c[name] for name in _FIELDS]
 _values = attrgetter(*_FIELDS)
 _families = device_family_counters.c
+_earlier = earlier_certificates.c
 
 COLLISION_SEPARATOR = "\t"
 """Separates the suffix of a stored folded serial if an older device has the same folded serial.
@@ -106,7 +122,8 @@ def add_devices(transaction: Connection, new: Sequence[Device]) -> set[str]:
     """Add devices and count them by family; return the provisioning ids of those that were added.
 
     A device is left out if its folded serial, public key or NUC hash exists, in the database or
-    earlier in `new`. UNIQUE constraints decide every race. Pass `new` in the order of folded
+    earlier in `new`, or if its public key is that of an earlier certificate of a device. UNIQUE
+    constraints decide every race. Pass `new` in the order of folded
     serials, which is the lock order of all processes.
     """
     rows = [
@@ -114,9 +131,42 @@ def add_devices(transaction: Connection, new: Sequence[Device]) -> set[str]:
         for device in new
     ]
     added = _sql(transaction).insert_devices(transaction, rows)
+    added -= _delete_with_earlier_keys(transaction, added)
     counts = Counter(device.device_family for device in new if device.provisioning_id in added)
     _count_families(transaction, counts)
     return added
+
+
+def _delete_with_earlier_keys(transaction: Connection, added: set[str]) -> set[str]:
+    """Delete those of the added devices whose key is of an earlier certificate; return their ids.
+
+    It runs after the insertion: while a re-enrolment replaces a key, the UNIQUE constraint makes
+    another device with this key wait for its commit, and only a later statement sees its rows.
+    """
+    if not added:
+        return set()
+    gone = transaction.execute(
+        delete(devices)
+        .where(
+            is_any_of(transaction, devices.c.provisioning_id, sorted(added)),
+            exists().where(_earlier.public_key_fingerprint == devices.c.public_key_fingerprint),
+        )
+        .returning(devices.c.provisioning_id)
+    ).scalars()
+    return set(gone)
+
+
+def replace_identity(transaction: Connection, new: Device) -> None:
+    """Replace all fields of the device of this serial but its family, tables and status.
+
+    Raises sqlalchemy.exc.IntegrityError if another device has the public key or the NUC hash.
+    """
+    kept = {"device_serial", "table_assignments", "device_family"}
+    kept |= {name for name in _FIELDS if name.startswith("status")}
+    values = {name: getattr(new, name) for name in _FIELDS if name not in kept}
+    transaction.execute(
+        update(devices).where(devices.c.device_serial == new.device_serial).values(**values)
+    )
 
 
 def delete_older(transaction: Connection, before: datetime, *, limit: int) -> int:
@@ -135,9 +185,14 @@ def delete_older(transaction: Connection, before: datetime, *, limit: int) -> in
     gone = transaction.execute(
         delete(devices)
         .where(devices.c.device_serial.in_(oldest))
-        .returning(devices.c.device_family)
-    ).scalars()
-    counts = Counter(gone)
+        .returning(devices.c.device_serial, devices.c.device_family)
+    ).all()
+    for table in (earlier_certificates, re_enrolments):
+        serials = [row.device_serial for row in gone]
+        transaction.execute(
+            delete(table).where(is_any_of(transaction, table.c.device_serial, serials))
+        )
+    counts = Counter(row.device_family for row in gone)
     _count_families(transaction, {family: -number for family, number in counts.items()})
     return counts.total()
 
@@ -220,6 +275,22 @@ def find_device(connection: Connection, device_serial: str) -> Device | None:
     return None if row is None else _device(row)
 
 
+def lock_device(transaction: Connection, device_serial: str) -> Device | None:
+    """Return the device with exactly this serial, or None. Lock its row against other changes."""
+    row = transaction.execute(
+        select(*_COLUMNS).where(devices.c.device_serial == device_serial).with_for_update()
+    ).one_or_none()
+    return None if row is None else _device(row)
+
+
+def has_nuc_hash(connection: Connection, nuc_hash: bytes, *, other_than: str) -> bool:
+    """Return True if a device with another serial has the NUC hash, given as HMAC."""
+    query = select(devices.c.device_serial).where(
+        devices.c.nuc_hash == nuc_hash, devices.c.device_serial != other_than
+    )
+    return connection.execute(query).first() is not None
+
+
 def find_devices_named(connection: Connection, name: str) -> list[Device]:
     """Return the device with exactly this serial, else all with the same folded serial.
 
@@ -266,23 +337,37 @@ def list_collisions(connection: Connection, *, limit: int) -> list[tuple[str, st
 
 
 class KeyHolder(NamedTuple):
-    """The device that has a public key."""
+    """The device that has or had a public key. `is_current` is False if the key was replaced."""
 
     device_serial: str
     status: DeviceStatus
+    is_current: bool
 
 
 def find_key_holders(
     connection: Connection, fingerprints: Sequence[bytes]
 ) -> dict[bytes, KeyHolder]:
-    """Return the devices with these public keys, by fingerprint. Unknown ones are missing."""
-    key = devices.c.public_key_fingerprint
-    rows = connection.execute(
-        select(key, devices.c.device_serial, devices.c.status).where(
-            is_any_of(connection, key, fingerprints)
-        )
+    """Return the devices of these public keys, by fingerprint. Unknown keys are missing.
+
+    The key of an earlier certificate belongs to its device. If the device has that key again, or
+    another device has it, the holder is the one that has it now.
+    """
+    key, earlier_key = devices.c.public_key_fingerprint, _earlier.public_key_fingerprint
+    of_device = devices.c.device_serial, devices.c.status
+    replaced = (
+        select(earlier_key, *of_device, false())
+        .join_from(devices, earlier_certificates, _earlier.device_serial == devices.c.device_serial)
+        .where(is_any_of(connection, earlier_key, fingerprints))
     )
-    return {bytes(found): KeyHolder(serial, DeviceStatus(status)) for found, serial, status in rows}
+    current = select(key, *of_device, true()).where(is_any_of(connection, key, fingerprints))
+    found: dict[bytes, KeyHolder] = {}
+    # The current keys first: a key that a re-enrolment replaces between both queries is then found
+    # by the second one.
+    for query in (current, replaced):
+        for fingerprint, serial, status, is_current in connection.execute(query):
+            holder = KeyHolder(serial, DeviceStatus(status), bool(is_current))
+            found.setdefault(bytes(fingerprint), holder)
+    return found
 
 
 def list_devices(connection: Connection, *, limit: int, after: str | None = None) -> list[Device]:
@@ -316,21 +401,6 @@ def count_devices(connection: Connection) -> int:
     """Return the number of registered devices, from the counters."""
     total = func.coalesce(func.sum(_families.devices), 0)
     return int(connection.execute(select(total)).scalar_one())
-
-
-def count_provisioned_before(connection: Connection, before: datetime, most: int) -> int:
-    """Return the number, up to `most`, of devices that were provisioned before a time.
-
-    Revoked and retired devices do not count.
-    """
-    ended = (DeviceStatus.REVOKED.value, DeviceStatus.RETIRED.value)
-    found = (
-        select(devices.c.provisioned_at)
-        .where(devices.c.provisioned_at < before, devices.c.status.not_in(ended))
-        .limit(most)
-        .subquery()
-    )
-    return connection.execute(select(func.count()).select_from(found)).scalar_one()
 
 
 def count_out_of_order(connection: Connection) -> dict[DeviceStatus, int]:

@@ -34,7 +34,9 @@ _in_order = itemgetter(*(each.name for each in devices.columns))
 _CONFLICTS = NamedStatement("""
 SELECT EXISTS (SELECT FROM registered_devices WHERE serial_folded = :folded::text)
            OR EXISTS (SELECT FROM registered_devices WHERE device_serial = :serial::text),
-       EXISTS (SELECT FROM registered_devices WHERE public_key_fingerprint = :fingerprint::bytea),
+       EXISTS (SELECT FROM registered_devices WHERE public_key_fingerprint = :fingerprint::bytea)
+           OR EXISTS (SELECT FROM earlier_certificates
+                      WHERE public_key_fingerprint = :fingerprint::bytea),
        EXISTS (SELECT FROM registered_devices WHERE nuc_hash = :nuc_hash::bytea)
 """)
 

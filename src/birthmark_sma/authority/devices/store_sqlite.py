@@ -10,7 +10,7 @@ from typing import Any
 from sqlalchemy import Column, ColumnElement, Connection, bindparam, exists, func, or_, select
 
 from birthmark_sma.storage.portable_sql import insert_or_skip
-from birthmark_sma.storage.schema import registered_devices
+from birthmark_sma.storage.schema import earlier_certificates, registered_devices
 
 _devices = registered_devices.c
 
@@ -23,7 +23,10 @@ def _exists(column: Column[Any]) -> ColumnElement[bool]:
 # Built once: this runs before every signature.
 _CONFLICTS = select(
     or_(_exists(_devices.serial_folded), _exists(_devices.device_serial)),
-    _exists(_devices.public_key_fingerprint),
+    or_(
+        _exists(_devices.public_key_fingerprint),
+        _exists(earlier_certificates.c.public_key_fingerprint),
+    ),
     _exists(_devices.nuc_hash),
 )
 

@@ -14,7 +14,7 @@ from sqlalchemy import Connection
 
 from birthmark_sma.authority.access import store as access_key_store
 from birthmark_sma.authority.ca import store as ca_store
-from birthmark_sma.authority.devices import abuse_flags
+from birthmark_sma.authority.devices import abuse_flags, certificates_store
 from birthmark_sma.authority.devices import store as device_store
 from birthmark_sma.authority.devices.activity import most_active
 from birthmark_sma.authority.kek import store as kek_store
@@ -35,6 +35,11 @@ from birthmark_sma.storage.portable_sql import choose, database_time
 MINUTES = 60
 """The number of minutes in the time series of the overview."""
 
+SOON, DUE = timedelta(days=30), timedelta(days=90)
+"""The periods in which certificates of devices that end are counted."""
+
+_MOST_EXPIRING = 100_000
+_EXPIRING_SECONDS = 60.0
 _DAY = timedelta(hours=24)
 _HOURS = 24
 _TOP = 10
@@ -117,18 +122,53 @@ class Overview:
 
 @dataclass(frozen=True, slots=True)
 class Totals:
-    """All verdicts ever by reason, all repeats ever by kind, and the current devices by family."""
+    """All verdicts ever by reason, all repeats ever by kind, and the current devices by family.
+
+    `expiring` has the numbers of device certificates that end within 30 and 90 days, by days, and
+    under 0 that of those that have ended in the last 90 days.
+    """
 
     reasons: Counter[Reason]
     repeats: Counter[Repeat]
     devices: dict[str, int]
+    expiring: dict[int, int]
 
 
-def count_totals(database: Database) -> Totals:
-    """Return the totals. This reads few rows, whatever the size of the audit log."""
-    with database.read() as connection:
-        reasons, repeats = count_ever(connection)
-        return Totals(reasons, repeats, device_store.count_by_family(connection))
+class TotalsReader:
+    """Reads the totals. Owned by one thread.
+
+    The certificates that end soon are counted at most once a minute, up to 100,000 of each period,
+    because that reads a row for each.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._expiring: dict[int, int] = {}
+        self._counted = float("-inf")
+
+    def read(self) -> Totals:
+        """Return the totals. This reads few rows, whatever the size of the audit log."""
+        with self._database.read() as connection:
+            if time.monotonic() - self._counted >= _EXPIRING_SECONDS:
+                self._expiring = count_expiring(
+                    connection, database_time(connection), _MOST_EXPIRING
+                )
+                self._counted = time.monotonic()
+            reasons, repeats = count_ever(connection)
+            families = device_store.count_by_family(connection)
+            return Totals(reasons, repeats, families, self._expiring)
+
+
+def count_expiring(connection: Connection, now: datetime, most: int) -> dict[int, int]:
+    """Return the numbers of certificates of devices in use, as in `Totals.expiring`.
+
+    Each number is at most `most`. "In use" is active or suspended.
+    """
+    periods = {0: (now - DUE, now)} | {each.days: (now, now + each) for each in (SOON, DUE)}
+    return {
+        days: certificates_store.count_expiring(connection, since, before, most)
+        for days, (since, before) in periods.items()
+    }
 
 
 def collect_stats(database: Database) -> Stats:

@@ -116,6 +116,9 @@ class IssuedDevice:
     answer: Provisioned
     recipient_fingerprint: bytes | None = None
     """The SHA-256 of the recipient key's DER SubjectPublicKeyInfo; None without such a key."""
+    replaces: str | None = None
+    """The serial number of the device's current certificate for a re-enrolment; None for a new
+    device."""
 
     @property
     def provisioning_id(self) -> str:
@@ -187,9 +190,12 @@ class DeviceIssuer:
             nuc_hash_index=self._nuc_hash_index.of(nuc_hash),
         )
 
-    def make(self, checked: CheckedRequest, now: datetime) -> IssuedDevice:
+    def make(
+        self, checked: CheckedRequest, now: datetime, replaced: Device | None = None
+    ) -> IssuedDevice:
         """Sign the certificate, assign key tables, and build the response.
 
+        A re-enrolment of the device `replaced` keeps its key tables, and so its anonymity set.
         Raises IssuerExpiredError if the intermediate's certificate is not valid at `now`.
         """
         request = checked.request
@@ -197,7 +203,9 @@ class DeviceIssuer:
         device = Device(
             device_serial=request.device_serial,
             nuc_hash=checked.nuc_hash_index,
-            table_assignments=assign_tables(self._table_cache.sizes, self._random.sample),
+            table_assignments=assign_tables(self._table_cache.sizes, self._random.sample)
+            if replaced is None
+            else replaced.table_assignments,
             device_certificate=_pem(certificate),
             certificate_serial=f"{certificate.serial_number:x}",
             device_public_key=_public_pem(checked.public_key),
@@ -211,7 +219,13 @@ class DeviceIssuer:
         )
         fingerprint = certificate.fingerprint(hashes.SHA256()).hex()
         answer = self._answer(device, checked, fingerprint)
-        return IssuedDevice(request, device, answer, checked.recipient_fingerprint)
+        return IssuedDevice(
+            request,
+            device,
+            answer,
+            checked.recipient_fingerprint,
+            replaces=None if replaced is None else replaced.certificate_serial,
+        )
 
     def _check_device_key(
         self, request: ProvisioningRequest, asked: x509.CertificateSigningRequest | None

@@ -1,4 +1,4 @@
-"""Register candidates as devices, in one transaction for a batch.
+"""Register candidates as devices, or re-enrol devices, in one transaction for a batch.
 
 Called by the writer of `provisioning.service` and by `provisioning.bulk`. UNIQUE constraints decide
 every race: the candidate that loses must leave no change in the database.
@@ -10,7 +10,7 @@ from sqlalchemy import Connection
 
 from birthmark_sma.authority.devices import store as device_store
 from birthmark_sma.authority.devices.store import Device
-from birthmark_sma.authority.provisioning import enrolment, idempotency_store
+from birthmark_sma.authority.provisioning import enrolment, idempotency_store, re_enrolment
 from birthmark_sma.authority.provisioning.idempotency import (
     IDEMPOTENCY_PERIOD,
     StoredResponses,
@@ -21,16 +21,12 @@ from birthmark_sma.errors import (
     BirthmarkError,
     DeviceAlreadyProvisionedError,
     KeyEncryptionKeyRefusedError,
-    KeyRefusedError,
     NucHashInUseError,
     PublicKeyInUseError,
 )
 from birthmark_sma.pki.names import fold
 from birthmark_sma.protocol.verdict import DeviceStatus
 from birthmark_sma.storage.clock import DatabaseClock
-
-# One message for a device's signing key and its recipient key.
-_OF_REVOKED = "This key belongs to a device that was revoked: make a new key pair."
 
 
 def register(
@@ -52,7 +48,9 @@ def register(
     repeated = first_answers.claim(transaction, ordered)
     new = [c for c in ordered if c.provisioning_id not in repeated]
     errors = _refuse_recipients(transaction, new)
-    errors |= _add(transaction, [c for c in new if c.provisioning_id not in errors])
+    accepted = [c for c in new if c.provisioning_id not in errors]
+    errors |= _add(transaction, [c for c in accepted if c.replaces is None])
+    errors |= re_enrolment.replace_all(transaction, [c for c in accepted if c.replaces is not None])
     refused = [c for c in new if c.provisioning_id in errors]
     # Without this, a repeat would get a stored response for a device that does not exist.
     first_answers.release(transaction, refused)
@@ -84,7 +82,7 @@ def _refuse_recipients(
         return {}
     holders = device_store.find_key_holders(transaction, list(asked.values()))
     return {
-        provisioning_id: KeyEncryptionKeyRefusedError(_OF_REVOKED)
+        provisioning_id: KeyEncryptionKeyRefusedError(re_enrolment.KEY_OF_REVOKED)
         if holders[key].status is DeviceStatus.REVOKED
         else KeyEncryptionKeyRefusedError(
             "Another device signs with this key: make a key pair that nothing else uses."
@@ -140,9 +138,7 @@ def find_conflict(
         return DeviceAlreadyProvisionedError()
     if taken.public_key:
         holder = device_store.find_key_holders(connection, [fingerprint]).get(fingerprint)
-        if holder is not None and holder.status is DeviceStatus.REVOKED:
-            return KeyRefusedError(_OF_REVOKED)
-        return PublicKeyInUseError()
+        return PublicKeyInUseError() if holder is None else re_enrolment.refuse_key(holder)
     if taken.nuc_hash:
         return NucHashInUseError()
     return None

@@ -1,5 +1,8 @@
 """Provision a device: sign its certificate, assign three key tables, and register it.
 
+A request for a serial that is registered is a re-enrolment, if `provisioning.re_enrolment` allows
+it: then the device keeps its key tables, and its certificate is replaced.
+
 Called by web/api/provision.py and the provisioning commands. The order of the steps matters:
 1. Check the request. 2. Prepare the certificate, check it against its profile, sign it. 3. Write
 the device and the stored response in one transaction. 4. Respond. UNIQUE constraints decide every
@@ -7,6 +10,7 @@ race. No response must leave before the commit, and a refused request must leave
 """
 
 import asyncio
+import logging
 import os
 from collections import Counter
 from collections.abc import Sequence
@@ -14,10 +18,12 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import copy_context
 from datetime import datetime
 from functools import partial
+from typing import NamedTuple
 
 from sqlalchemy import Connection
 
-from birthmark_sma.authority.provisioning import enrolment
+from birthmark_sma.authority.devices.store import Device
+from birthmark_sma.authority.provisioning import enrolment, re_enrolment
 from birthmark_sma.authority.provisioning.idempotency import IDEMPOTENCY_PERIOD, StoredResponses
 from birthmark_sma.authority.provisioning.issuance import (
     CheckedRequest,
@@ -32,6 +38,7 @@ from birthmark_sma.errors import (
     BirthmarkError,
     ConflictError,
     DatabaseUnavailableError,
+    DeviceAlreadyProvisionedError,
     PoolFullError,
     ShuttingDownError,
 )
@@ -48,6 +55,8 @@ _POOL_LIMIT = 1_000  # requests under way; more get PoolFullError
 _BATCH_LIMIT = 250  # devices in one transaction
 _SIGNERS_THAT_WAIT = 2
 """The number of signing threads is the number of cores plus this, as each also waits for reads."""
+
+_log = logging.getLogger(__name__)
 
 
 class Provisioner:
@@ -114,9 +123,9 @@ class Provisioner:
             self._under_way_of[caller] += 1
         try:
             # Two steps, so that no signing thread waits for a commit.
-            registering: Future[Provisioned] = await asyncio.wrap_future(self._start(request))
-            provisioned = await asyncio.wrap_future(registering)
-            outcome = Outcome.PROVISIONED
+            registering = await asyncio.wrap_future(self._start(request))
+            provisioned = await asyncio.wrap_future(registering.response)
+            outcome = registering.judge(provisioned)
             return provisioned
         except BirthmarkError as error:
             outcome = _classify(error)
@@ -132,14 +141,18 @@ class Provisioner:
     def provision_device(self, request: ProvisioningRequest) -> Provisioned:
         """Provision a device, for a thread. Return the response once the device is durable.
 
-        A repeated request with the same Idempotency-Key returns the stored response.
+        A repeated request with the same Idempotency-Key returns the stored response. A re-enrolment
+        is logged.
 
         Raises PkiError for a refused key, CSR or serial, DeviceDescriptionRefusedError for a family
         or app version, ConflictError if the serial, the public key or the NUC hash is registered,
         EnrolmentRefusedError, IdempotencyKeyReusedError, PoolFullError, ShuttingDownError and
         DatabaseUnavailableError.
         """
-        return self._sign(request).result()
+        registering = self._sign(request)
+        provisioned = registering.response.result()
+        registering.judge(provisioned)
+        return provisioned
 
     @property
     def writer(self) -> "GroupCommit[IssuedDevice, Provisioned]":
@@ -156,7 +169,7 @@ class Provisioner:
         self._signers.shutdown()
         self._writer.close()
 
-    def _start(self, request: ProvisioningRequest) -> "Future[Future[Provisioned]]":
+    def _start(self, request: ProvisioningRequest) -> "Future[_Registering]":
         try:
             # The copied context has the request, which log lines of the thread then name.
             return self._signers.submit(copy_context().run, self._sign, request)
@@ -165,51 +178,59 @@ class Provisioner:
 
     # --- in a signing thread
 
-    def _sign(self, request: ProvisioningRequest) -> "Future[Provisioned]":
+    def _sign(self, request: ProvisioningRequest) -> "_Registering":
         """Prepare a device and submit it to the writer; return the future of the response."""
         ready = self._prepare(request)
         if isinstance(ready, IssuedDevice):
-            return self._writer.submit(ready, current_request())
+            return _Registering(self._writer.submit(ready, current_request()), ready)
         answered: Future[Provisioned] = Future()
         answered.set_result(ready)
-        return answered
+        return _Registering(answered, None)
 
     def _prepare(self, request: ProvisioningRequest) -> Provisioned | IssuedDevice:
         """Return the signed device, or the stored response if the request was answered before."""
         checked = self._maker.check(request)
         clock = self._database.clock
         since = clock.expired_before(IDEMPOTENCY_PERIOD)
-        known, refusal = retry(partial(self._look_up, request, checked, since))
-        if known is not None:
-            return known
-        if refusal is not None:
-            raise refusal
-        return self._maker.make(checked, clock.now())
+        found = retry(partial(self._look_up, request, checked, since))
+        if isinstance(found, BirthmarkError):
+            raise found
+        if isinstance(found, Provisioned):
+            return found
+        return self._maker.make(checked, clock.now(), found)
 
     def _look_up(
         self, request: ProvisioningRequest, checked: CheckedRequest, since: datetime
-    ) -> tuple[Provisioned | None, BirthmarkError | None]:
-        """Return the stored response of a repeated request, and why another one is refused.
+    ) -> Provisioned | Device | BirthmarkError | None:
+        """Return the stored response of a repeated request, or why another one is refused.
 
-        A conflict that is already certain must not cost a signature. This read decides no race; the
-        UNIQUE constraints do, in the writer's transaction.
+        Return the device if this is a re-enrolment, None if it is a new device. A conflict that is
+        already certain must not cost a signature. This read decides no race; the UNIQUE constraints
+        and the comparison in `re_enrolment` do, in the writer's transaction.
         """
         with self._database.read(QUICK_SECONDS) as connection:
-            conflict = find_conflict(
+            found: Device | BirthmarkError | None = find_conflict(
                 connection,
                 request.device_serial,
                 checked.public_key_fingerprint,
                 checked.nuc_hash_index,
             )
             refusal = enrolment.find_refusal(connection, request)
+            is_registered = isinstance(found, DeviceAlreadyProvisionedError)
+            if is_registered:
+                found = re_enrolment.find_replaced(connection, checked)
+                if refusal is not None and not isinstance(found, DeviceAlreadyProvisionedError):
+                    found = None  # the refusal says less about the device
             # Stored responses are read last: if the first request has taken the serial or used up
             # the access key, its response was committed with that, so it is found here.
             known = self._first_answers.find(connection, request, since)
-            if known is None and conflict is not None and refusal is None:
+            if known is None and is_registered and refusal is None:
                 known = self._first_answers.find_of_lapsed_key(
                     connection, request, since, self._database.clock.now()
                 )
-        return known, conflict or refusal
+        if known is not None:
+            return known
+        return found if isinstance(found, BirthmarkError) else refusal or found
 
     # --- in the writer thread
 
@@ -217,6 +238,31 @@ class Provisioner:
         self, transaction: Connection, candidates: Sequence[IssuedDevice]
     ) -> list[Provisioned | BirthmarkError]:
         return register(transaction, candidates, self._first_answers, self._database.clock)
+
+
+class _Registering(NamedTuple):
+    """The future of a response, and the device that was submitted, or None for a known response."""
+
+    response: "Future[Provisioned]"
+    issued: IssuedDevice | None
+
+    def judge(self, response: Provisioned) -> Outcome:
+        """Return the outcome of a request that got this response. Log a re-enrolment."""
+        issued = self.issued
+        if (
+            issued is None
+            or issued.replaces is None
+            # Otherwise the first of two equal requests was registered.
+            or issued.provisioning_id != response.provisioning_id
+        ):
+            return Outcome.PROVISIONED
+        _log.info(
+            "re-enrolled %s as %s: its certificate %s is revoked as superseded",
+            issued.device.device_serial,
+            issued.provisioning_id,
+            issued.replaces,
+        )
+        return Outcome.RE_ENROLLED
 
 
 def _classify(error: BirthmarkError) -> Outcome:

@@ -10,9 +10,10 @@ import hashlib
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-from cryptography.hazmat.primitives import serialization
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from birthmark_sma.authority.provisioning.service import (
@@ -21,6 +22,7 @@ from birthmark_sma.authority.provisioning.service import (
     ProvisioningRequest,
 )
 from birthmark_sma.errors import ConflictError, PkiError, PrivateFileError
+from birthmark_sma.pki.names import requested_subject
 from birthmark_sma.runtime.secret_files import (
     make_private_directory,
     read_private_file,
@@ -101,14 +103,15 @@ def begin(output_dir: Path) -> PendingDevice:
 def register(
     provisioner: Provisioner, pending: PendingDevice, *, device_serial: str, device_family: str
 ) -> Provisioned:
-    """Register the device. If it is refused, remove its key and raise the error.
+    """Register the device, or re-enrol it if that is allowed.
 
+    If it is refused, remove its key and raise the error.
     After any other error the device may be registered, and its key must stay for the next run.
     """
     request = ProvisioningRequest(
         device_serial=device_serial,
         device_family=device_family,
-        device_public_key=pending.public_key,
+        csr=_make_csr(pending, device_serial),
         idempotency_key=pending.idempotency_key,
     )
     try:
@@ -159,6 +162,20 @@ def _abandon(pending: PendingDevice) -> None:
     if not pending.resumed:
         (pending.partial_dir / PRIVATE_KEY).unlink()
         pending.partial_dir.rmdir()
+
+
+def _make_csr(pending: PendingDevice, device_serial: str) -> str:
+    """Return the CSR of the device's key, in PEM.
+
+    The signature is deterministic (RFC 6979), so that a resumed run sends the same request.
+    """
+    key = serialization.load_pem_private_key(pending.private_key.encode(), None)
+    request = (
+        x509.CertificateSigningRequestBuilder()
+        .subject_name(requested_subject(device_serial))
+        .sign(cast("ec.EllipticCurvePrivateKey", key), hashes.SHA256(), ecdsa_deterministic=True)
+    )
+    return request.public_bytes(serialization.Encoding.PEM).decode()
 
 
 def new_private_key() -> bytes:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from typer import Argument, Option
 
-from birthmark_sma.cli.commands import abuse_flags, device_acts
+from birthmark_sma.cli.commands import abuse_flags, device_acts, re_enrolment
+from birthmark_sma.cli.commands.expiring_devices import list_expiring
 from birthmark_sma.cli.opening import existing_database
 from birthmark_sma.cli.options import Json, command
 from birthmark_sma.cli.output import print_fields, print_json, print_line, print_table
@@ -27,6 +28,7 @@ command(app, "devices revoke")(device_acts.revoke)
 command(app, "devices retire")(device_acts.retire)
 command(app, "devices flagged")(abuse_flags.flagged)
 command(app, "devices reviewed")(abuse_flags.reviewed)
+command(app, "devices re-enrol")(re_enrolment.re_enrol)
 
 
 @command(app, "devices list")
@@ -34,13 +36,23 @@ def list_(
     settings: "Settings",
     limit: Annotated[int, Option(min=1, max=10_000, help="The number of devices to list.")] = 50,
     after: Annotated[str | None, Option(help="Begin after this serial, for the next page.")] = None,
+    expiring_within: Annotated[
+        str | None,
+        Option(
+            help="List the active and suspended devices whose certificate ends within this time,"
+            " such as 90d, or has ended. Sorted by the end."
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """List devices, sorted by serial."""
+    """List devices, sorted by serial or, with --expiring-within, by the end of the certificate."""
     from birthmark_sma.authority.devices import store as device_store
     from birthmark_sma.cli.descriptions import device_as_json
 
     with existing_database(settings) as database, database.read() as connection:
+        if expiring_within is not None:
+            list_expiring(connection, expiring_within, limit=limit, after=after, as_json=as_json)
+            return
         found = device_store.list_devices(connection, limit=limit, after=after)
         total = device_store.count_devices(connection)
     if as_json:
@@ -55,21 +67,49 @@ def list_(
     for each in found:
         tables = " ".join(map(str, each.table_assignments))
         at = f"{each.provisioned_at:%Y-%m-%d %H:%M:%S}"
-        rows.append([each.device_serial, each.device_family, each.status.value, tables, at])
-    print_table(["DEVICE", "FAMILY", "STATUS", "TABLES", "PROVISIONED (UTC)"], rows)
+        ends = "-"
+        if each.certificate_expires_at is not None:
+            ends = f"{each.certificate_expires_at:%Y-%m-%d}"
+        rows.append([each.device_serial, each.device_family, each.status.value, tables, at, ends])
+    print_table(["DEVICE", "FAMILY", "STATUS", "TABLES", "PROVISIONED (UTC)", "EXPIRES"], rows)
     if len(found) == limit and total > limit:
         print_line(f"\n{total:,} in all. For the next page: --after '{found[-1].device_serial}'")
 
 
 @command(app, "devices show")
-def show(settings: "Settings", device_serial: Serial, as_json: Json = False) -> None:
-    """Show one device: status, tables and certificate, but no secret."""
-    from birthmark_sma.authority.devices.revocation import find_named
-    from birthmark_sma.cli.descriptions import device_as_fields, device_as_json
+def show(
+    settings: "Settings",
+    device_serial: Annotated[
+        str,
+        Argument(
+            help="The device's serial, in any case, or the serial number (hex) of one of its"
+            " certificates."
+        ),
+    ],
+    as_json: Json = False,
+) -> None:
+    """Show one device: status, tables and certificates, but no secret."""
+    from birthmark_sma.authority.devices import certificates_store, re_enrolments
+    from birthmark_sma.authority.devices.revocation import find_by_serial_or_certificate
+    from birthmark_sma.cli.descriptions import (
+        device_as_fields,
+        device_as_json,
+        earlier_as_fields,
+        earlier_as_json,
+    )
+    from birthmark_sma.storage.portable_sql import database_time
 
     with existing_database(settings) as database, database.read() as connection:
-        device = find_named(connection, device_serial)
+        device = find_by_serial_or_certificate(connection, device_serial)
+        earlier = certificates_store.list_earlier(connection, device.device_serial)
+        now = database_time(connection)
+        permission = re_enrolments.find(connection, device.device_serial, now)
+    until = None if permission is None else permission.allowed_until
     if as_json:
-        print_json(device_as_json(device))
+        more = {
+            "re_enrolment_allowed_until": until,
+            "earlier_certificates": earlier_as_json(earlier),
+        }
+        print_json(device_as_json(device) | more)
     else:
-        print_fields(device_as_fields(device))
+        print_fields(device_as_fields(device) + earlier_as_fields(earlier, until))

@@ -58,6 +58,14 @@ class KeyOptions:
         int | None,
         Option(min=1, max=2**31 - 1, help="With provision: how many devices it may provision."),
     ] = None
+    may_re_enrol: Annotated[
+        bool,
+        Option(
+            "--may-re-enrol",
+            help="With provision: also re-enrol devices that exist, of its family or, without one,"
+            " of any. Each counts as a use.",
+        ),
+    ] = False
     disclosure: Annotated[
         str | None,
         Option(
@@ -95,6 +103,7 @@ class KeyOptions:
             expires_at=_given(self.expires, _moment),
             device_family=self.family,
             uses_allowed=self.uses,
+            may_re_enrol=self.may_re_enrol,
             disclosure=_given(
                 self.disclosure, lambda text: str(_one_of(Disclosure, text, "--disclosure").value)
             ),
@@ -182,7 +191,7 @@ def rotate(
     """Create a new secret for an access key. It is shown only once."""
     from birthmark_sma.authority.access.keys import rotate_key
 
-    longer = timedelta(0) if grace == "0" else _duration(grace)
+    longer = timedelta(0) if grace == "0" else parse_duration(grace)
     if longer is None:
         raise typer.BadParameter(
             "Give 0, or a number with m, h, d or w, such as 24h.", param_hint="--grace"
@@ -219,7 +228,7 @@ def _print_issued(issued: "IssuedKey", *, as_json: bool) -> None:
 
 
 def _as_json(key: "AccessKey", now: datetime) -> dict[str, Any]:
-    about = ("device_family", "uses", "uses_allowed", "disclosure", "rate_limit")
+    about = ("device_family", "uses", "uses_allowed", "may_re_enrol", "disclosure", "rate_limit")
     times = ("created_at", "expires_at", "revoked_at", "last_used_at")
     return {
         "name": key.name,
@@ -241,6 +250,7 @@ def _limits(key: "AccessKey") -> list[str]:
         key.device_family and f"family {key.device_family}",
         key.uses_allowed is not None
         and f"{key.uses:,} of {counted(key.uses_allowed, 'device')} used",
+        key.may_re_enrol and "may re-enrol devices",
         key.disclosure and f"discloses {key.disclosure}",
         "no rate limit" if rate == "none" else rate,
         fingerprint and f"certificate {fingerprint.hex()[:16]}...",
@@ -267,7 +277,7 @@ def _moment(text: str) -> datetime:
     It is a duration from now, a day (until its end in UTC) or an ISO 8601 time, which is in UTC if
     it has no zone. Raises BadParameter for anything else.
     """
-    longer = _duration(text)
+    longer = parse_duration(text)
     if longer is not None:
         return datetime.now(UTC) + longer
     try:
@@ -292,7 +302,8 @@ def _in_utc(when: datetime) -> datetime:
     return when.replace(tzinfo=UTC) if when.tzinfo is None else when.astimezone(UTC)
 
 
-def _duration(text: str) -> timedelta | None:
+def parse_duration(text: str) -> timedelta | None:
+    """Return the duration of a text such as `12h` or `7d`, or None for any other text."""
     found = re.fullmatch(r"([1-9]\d{0,4})([mhdw])", text)
     return None if found is None else timedelta(**{_UNITS[found[2]]: int(found[1])})
 

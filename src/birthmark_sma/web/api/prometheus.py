@@ -26,8 +26,7 @@ from starlette.responses import Response
 from birthmark_sma import __version__
 from birthmark_sma.authority import server_metrics
 from birthmark_sma.authority.authority import Authority
-from birthmark_sma.authority.operations import statistics
-from birthmark_sma.authority.operations.statistics import Totals
+from birthmark_sma.authority.operations.statistics import Totals, TotalsReader
 from birthmark_sma.protocol.replay import Repeat
 from birthmark_sma.protocol.verdict import Reason
 from birthmark_sma.runtime import metrics as table
@@ -97,7 +96,7 @@ def make_metrics_cache(
         registry.register(_Server(authority, traffic, totals))
         return generate_latest(registry)
 
-    return MetricsCache(thread, lambda: statistics.count_totals(authority.database), phrase)
+    return MetricsCache(thread, TotalsReader(authority.database).read, phrase)
 
 
 async def copy_figures(authority: Authority, traffic: RequestMetrics) -> None:
@@ -172,6 +171,7 @@ class _Server(Collector):
             table.VERDICTS: None,
             table.REPEATS: None,
             table.DEVICES: None,
+            table.DEVICE_CERTIFICATES_EXPIRING: None,
         }
         return samples if totals is None else {**samples, **_read_totals(totals)}
 
@@ -199,6 +199,9 @@ def _read_totals(totals: Totals) -> Mapping[Metric, Samples]:
         table.VERDICTS: reasons.items(),
         table.REPEATS: [((kind.value,), totals.repeats[kind]) for kind in Repeat],
         table.DEVICES: [((family,), n) for family, n in _largest(totals.devices).items()],
+        table.DEVICE_CERTIFICATES_EXPIRING: [
+            ((f"{days}d" if days else "expired",), n) for days, n in totals.expiring.items()
+        ],
     }
 
 

@@ -31,7 +31,9 @@ router = APIRouter(tags=["provision"])
     summary="Provision a device",
     description="Certifies the device's public key, assigns three key tables, and returns their"
     " master keys and a NUC hash: in the clear, or sealed to `key_encryption_public_key` as compact"
-    " JWE (ECDH-ES+A256KW or RSA-OAEP-256, with A256GCM). Send an"
+    " JWE (ECDH-ES+A256KW or RSA-OAEP-256, with A256GCM). A device that exists gets a new"
+    " certificate if the operator allowed a re-enrolment: it needs a `csr`, and keeps its tables."
+    " Send an"
     f" `{IDEMPOTENCY_HEADER}`: the same request then gets the same response again for 24 hours.",
     responses={
         **openapi.success(

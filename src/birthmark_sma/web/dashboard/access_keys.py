@@ -50,6 +50,8 @@ def _terms(key: AccessKey) -> list[str]:
         told.append(f"family {key.device_family}")
     if key.uses_allowed is not None:
         told.append(f"{key.uses:,} of {counted(key.uses_allowed, 'device')} used")
+    if key.may_re_enrol:
+        told.append("may re-enrol devices")
     if key.disclosure is not None:
         told.append(f"tells {key.disclosure}")
     if key.certificate_fingerprint is not None:

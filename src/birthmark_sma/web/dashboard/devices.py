@@ -14,6 +14,7 @@ from birthmark_sma.authority.devices import abuse_flags as device_flags
 from birthmark_sma.authority.devices import (
     activity as device_activity,
 )
+from birthmark_sma.authority.devices import certificates_store, re_enrolments
 from birthmark_sma.authority.devices import (
     search as device_search,
 )
@@ -146,6 +147,9 @@ def _read(connection: Connection, authority: Authority, device_serial: str) -> d
             CertificateView.of("root", authority.root, now),
         ],
         "revocation": ca_store.find_revocation(connection, device.certificate_serial),
+        "earlier": certificates_store.list_earlier(connection, device_serial),
+        "re_enrolment": re_enrolments.find(connection, device_serial, now),
+        "now": now,
         "flags": device_flags.list_flags_of_device(connection, device_serial, limit=_FLAGS),
         "days": [(day, passes.get(day, 0)) for day in days],
         "latest_days": [

@@ -15,11 +15,9 @@ from starlette.responses import Response
 
 from birthmark_sma.authority.authority import Authority
 from birthmark_sma.authority.ca import store as ca_store
-from birthmark_sma.authority.devices import store as device_store
-from birthmark_sma.authority.operations.statistics import read_glance
+from birthmark_sma.authority.operations.statistics import count_expiring, read_glance
 from birthmark_sma.authority.server_metrics import VALIDATIONS
-from birthmark_sma.pki.profiles import DEVICE
-from birthmark_sma.web.dashboard.certificate_view import DUE, CertificateView
+from birthmark_sma.web.dashboard.certificate_view import CertificateView
 from birthmark_sma.web.dashboard.certificates import server_certificate
 from birthmark_sma.web.dashboard.rendering import milliseconds, render_page
 from birthmark_sma.web.middleware.request_metrics import LATELY_SECONDS, RequestMetrics
@@ -95,7 +93,8 @@ def _read(connection: Connection, authority: Authority, hours: int) -> dict[str,
             CertificateView.of("intermediate", authority.issuer.certificate, now),
             *([] if (server := server_certificate(authority, now)) is None else [server]),
         ],
-        "expiring": _expiring(connection, now),
+        "expiring": count_expiring(connection, now, _MOST_COUNTED),
+        "most_expiring": _MOST_COUNTED,
         "ceremony": ca_store.ceremony_time(connection),
     }
 
@@ -107,21 +106,3 @@ def _as_json(minutes: Sequence[datetime], *verdicts: Sequence[int]) -> str:
     """
     times = [int(minute.timestamp()) for minute in minutes]
     return json.dumps([times, *verdicts], separators=(",", ":"))
-
-
-def _expiring(connection: Connection, now: datetime) -> dict[str, Any]:
-    """Return how many device certificates have expired (`over`) and will have by `DUE` (`within`).
-
-    Each number is at most 10,000 and leaves out revoked devices. The time of provisioning tells
-    when a certificate expires, because all are valid for the same time.
-    """
-    over, within = (
-        device_store.count_provisioned_before(connection, until - DEVICE.validity, _MOST_COUNTED)
-        for until in (now, now + DUE)
-    )
-    return {
-        "days": DUE.days,
-        "over": over,
-        "within": within,
-        "more": within >= _MOST_COUNTED,
-    }

@@ -12,7 +12,6 @@ from cryptography import x509
 
 from birthmark_sma.authority.authority import Authority
 from birthmark_sma.authority.ca import crl_publication, crl_store
-from birthmark_sma.authority.ca import store as ca_store
 from birthmark_sma.authority.ca.ceremony import load_root_signer
 from birthmark_sma.authority.ca.crl_publication import (
     CrlPublication,
@@ -35,6 +34,7 @@ from tests.support.devices.acts import (
 )
 from tests.support.pki.certificate_verifiers import lint_crl, openssl_accepts_crl
 from tests.support.pki.crls import number_of
+from tests.support.pki.revocations import add_revocation
 
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)
 
@@ -69,7 +69,7 @@ def revoked(authority: Authority, serial: str) -> int:
 def revoke_unknown(authority: Authority, number: int, at: datetime | None = None) -> int:
     """Revoke a certificate that the register does not know."""
     with authority.database.write() as transaction:
-        ca_store.add_revocation(
+        add_revocation(
             transaction,
             Revocation(
                 f"{number:x}", "lost", at or database_time(transaction), "cessation_of_operation"
@@ -399,9 +399,7 @@ def test_a_row_that_makes_no_sense_spoils_no_list(
     """Others' entries are more important than what somebody wrote by hand."""
     revoke_unknown(authority, 1)
     with authority.database.write() as transaction:
-        ca_store.add_revocation(
-            transaction, Revocation(serial, "x", database_time(transaction), reason)
-        )
+        add_revocation(transaction, Revocation(serial, "x", database_time(transaction), reason))
     publish(authority)
     assert listed(served(authority)) == ({1, 0x1F} if is_listed else {1})
 

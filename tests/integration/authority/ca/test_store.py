@@ -8,6 +8,7 @@ from sqlalchemy.exc import IntegrityError
 from birthmark_sma.authority.ca import store as ca_store
 from birthmark_sma.authority.ca.store import Revocation, StoredCa
 from birthmark_sma.storage.engine import Database
+from tests.support.pki.revocations import add_revocation
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
 
@@ -54,7 +55,7 @@ def test_revocations_are_listed_oldest_first(database: Database) -> None:
     ]
     with database.write() as transaction:
         for revocation in revocations:
-            ca_store.add_revocation(transaction, revocation)
+            add_revocation(transaction, revocation)
     with database.read() as connection:
         assert ca_store.list_revocations(connection) == revocations[::-1]
         assert ca_store.count_revocations(connection) == 5
@@ -64,8 +65,8 @@ def test_a_certificate_is_revoked_once(database: Database) -> None:
     """The first reason and time stand."""
     revocation = Revocation("ab", "device", NOW, "superseded")
     with database.write() as transaction:
-        ca_store.add_revocation(transaction, revocation)
+        add_revocation(transaction, revocation)
     with pytest.raises(IntegrityError), database.write() as transaction:
-        ca_store.add_revocation(transaction, revocation)
+        add_revocation(transaction, revocation)
     with database.read() as connection:
         assert ca_store.list_revocations(connection) == [revocation]

@@ -9,7 +9,9 @@ from sqlalchemy import Connection, event
 
 from birthmark_sma.authority.devices.search import DeviceFilter, search
 from birthmark_sma.protocol.verdict import DeviceStatus
-from birthmark_sma.storage.engine import Database
+from birthmark_sma.storage.engine import Database, open_database
+from tests.support.authorities import execute
+from tests.support.schemas import give_schema
 
 
 @contextmanager
@@ -61,3 +63,30 @@ def test_an_index_leads_there(
         assert "TEMP B-TREE" not in plans[0], "they come in the order of their serials"
     else:
         assert "Index Cond" in plans[0], plans[0]
+
+
+def test_a_device_is_found_by_an_earlier_certificate(postgres_url: str) -> None:
+    """Threat 44: by indexes alone, among many devices."""
+    give_schema(postgres_url)
+    database = open_database(postgres_url)
+    execute(
+        database,
+        "INSERT INTO registered_devices (device_serial, serial_folded, nuc_hash,"
+        " table_assignments, device_certificate, certificate_serial, device_public_key,"
+        " public_key_fingerprint, device_family, status, provisioning_id, provisioned_at)"
+        " SELECT 'camera-' || n, 'camera-' || n, n::text::bytea, '{1,2,3}', '', 'c' || n, '',"
+        " n::text::bytea, 'Test', 'active', 'PROV-' || n, now()"
+        " FROM generate_series(1, 20000) AS n",
+    )
+    execute(
+        database,
+        "INSERT INTO earlier_certificates SELECT 'e' || n, 'camera-' || n, 'intermediate',"
+        " n::text::bytea, now(), now(), now(), 'olga' FROM generate_series(1, 20000) AS n",
+    )
+    execute(database, "ANALYZE")
+    with database.read() as connection, told_plans(connection) as plans:
+        for begins, device in (("E77", 77), ("C78", 78), ("PROV-79", 79)):
+            found = search(connection, DeviceFilter(begins=begins), limit=51)
+            assert [each.device_serial for each in found] == [f"camera-{device}"]
+    assert not [plan for plan in plans if "Seq Scan" in plan], plans
+    database.close()

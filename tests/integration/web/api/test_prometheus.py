@@ -6,6 +6,7 @@ import re
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
+from birthmark_sma.authority.authority import Authority
+from birthmark_sma.authority.operations.statistics import TotalsReader
 from birthmark_sma.errors import DatabaseUnavailableError
 from birthmark_sma.runtime.metrics import BATCH_ITEMS, RATE_LIMIT_REFUSALS
 from birthmark_sma.runtime.shared_memory_metrics import (
@@ -22,7 +25,9 @@ from birthmark_sma.runtime.shared_memory_metrics import (
     SharedCounters,
     SlotAllocator,
 )
+from birthmark_sma.storage.portable_sql import as_sqlite_text
 from birthmark_sma.web.middleware.timeouts import FRESH_SECONDS, MetricsCache
+from tests.support.authorities import counted_statements, execute, new_camera
 from tests.support.cameras.camera import VALIDATE, Camera, wire
 from tests.support.programs.running import Running, new_serial
 
@@ -78,6 +83,24 @@ def test_dashboard_and_alerts_ask_for_what_is_exported(exported: dict[str, set[s
     families = {re.sub(r"_(bucket|sum|count)$", "", name) for name in exported}
     shown = {re.sub(r"_(bucket|sum|count)$", "", name) for name in asked}
     assert families == shown
+
+
+def test_device_certificates_that_end_are_counted(authority: Authority) -> None:
+    """Once a minute, however often the totals are read."""
+    for number, days in enumerate((-100, -1, 1, 29, 31, 89, 91)):
+        new_camera(authority, f"camera-{number}")
+        end = authority.database.clock.now() + timedelta(days=days)
+        execute(
+            authority.database,
+            "UPDATE registered_devices SET certificate_expires_at = :end WHERE device_serial ="
+            f" 'camera-{number}'",
+            end=as_sqlite_text(end) if authority.settings.uses_sqlite else end,
+        )
+    totals = TotalsReader(authority.database)
+    assert totals.read().expiring == {0: 1, 30: 2, 90: 4}
+    with counted_statements(authority.database) as statements:
+        assert totals.read().expiring == {0: 1, 30: 2, 90: 4}
+    assert not [each for each in statements if "certificate_expires_at" in each]
 
 
 def test_alerts_say_what_to_do() -> None:

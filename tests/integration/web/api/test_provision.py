@@ -30,6 +30,7 @@ from tests.support.cameras.camera import (
     wire,
 )
 from tests.support.problems import assert_problem, fields_of
+from tests.support.programs.commands import sma
 from tests.support.programs.running import Running, new_serial
 
 JSON = {"Content-Type": "application/json"}
@@ -794,3 +795,43 @@ def test_another_method_is_405(sqlite_client: httpx2.Client, method: str) -> Non
 @pytest.mark.parametrize("path", ["/nowhere", "/api/v1/devices", "/api/v2/devices/provision"])
 def test_another_path_is_404(sqlite_client: httpx2.Client, path: str) -> None:
     assert_problem(sqlite_client.get(path), 404)
+
+
+# --- re-enrolment
+
+
+def test_a_device_is_re_enrolled_over_http(running: Running, client: httpx2.Client) -> None:
+    """An operator allows it; then the ordinary request is answered, and the old tokens fail."""
+    serial = new_serial()
+    old = Camera.provisioned(client, serial)
+    body = {
+        "device_serial": serial,
+        "device_family": "Test",
+        "csr": csr_pem(new_key(), serial),
+    }
+
+    def refuse(status: int, slug: str, **changed: Any) -> str:
+        problem = assert_problem(client.post(PROVISION, json=body | changed), status)
+        assert problem["type"] == f"urn:birthmark:problem:{slug}"
+        return str(problem["detail"])
+
+    refuse(409, "device-already-provisioned")
+    allowed = sma("devices", "re-enrol", serial, environ=running.environ)
+    assert allowed.returncode == 0, allowed.stderr
+    bare = client.post(PROVISION, json=provision_body(serial))
+    assert assert_problem(bare, 422)["type"].endswith("csr-refused")
+    refuse(422, "description-refused", device_family="Phone")
+    spelled = {"device_serial": serial.upper(), "csr": csr_pem(new_key(), serial.upper())}
+    assert repr(serial) in refuse(409, "re-enrolment-refused", **spelled)
+    answer = client.post(PROVISION, json=body, headers={"Idempotency-Key": serial})
+    assert answer.status_code == 200, answer.text
+    again = client.post(PROVISION, json=body, headers={"Idempotency-Key": serial})
+    assert again.content == answer.content
+    new = Camera.of(serial, answer.json())
+    assert set(new.table_keys) == set(old.table_keys)
+    for camera, verdict in ((old, "FAIL"), (new, "PASS")):
+        found = client.post(VALIDATE, json=wire(camera.token())).json()
+        assert found["validation_result"] == verdict
+    page = client.get("/dashboard/device", params={"serial": serial}).text
+    assert "Earlier certificates" in page
+    assert "superseded" in page

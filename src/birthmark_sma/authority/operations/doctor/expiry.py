@@ -20,6 +20,7 @@ from birthmark_sma.authority.operations.doctor.findings import (
     ok,
     warning,
 )
+from birthmark_sma.authority.operations.statistics import SOON, count_expiring
 from birthmark_sma.config import Access, Settings
 from birthmark_sma.counts import counted
 from birthmark_sma.pki import profiles
@@ -52,6 +53,7 @@ _SUCCESSOR = {
     "root": "Plan a new root now: devices and verifiers need it before this one expires",
     "intermediate": "Plan a new one now: once it has expired, no device can be provisioned",
 }
+_MOST_COUNTED = 10_000
 _TLS_TERM = _Term(warning=21 * _DAY, critical=3 * _DAY)
 _KEY_TERM = _Term(warning=14 * _DAY, critical=timedelta(0))
 _DRIFT_WARNING = timedelta(seconds=5)
@@ -72,6 +74,29 @@ def check_ca(database: Database, now: datetime) -> Iterator[Finding]:
             yield info(f"{sentence}. {early}", name=f"{name} CA")
         else:
             yield ok(sentence, f"{name} CA")
+
+
+def check_device_certificates(database: Database, now: datetime) -> Iterator[Finding]:
+    """Warn of active and suspended devices whose certificate ends within 30 days or has ended.
+
+    Those that ended more than 90 days ago are left out: such a device was given up.
+    """
+    with database.read() as connection:
+        count = count_expiring(connection, now, _MOST_COUNTED)
+    soon, over = count[SOON.days], count[0]
+    if not soon and not over:
+        yield ok("No certificate of a device in use ends within 30 days")
+        return
+    yield warning(
+        f"Certificates of devices in use that end within 30 days: {_up_to(soon)}; that have expired"
+        f" in the last 90 days: {_up_to(over)}",
+        "To see them, type sma devices list --expiring-within 30d. Re-enrol those devices: sma"
+        " devices re-enrol",
+    )
+
+
+def _up_to(count: int) -> str:
+    return f"{count:,} or more" if count >= _MOST_COUNTED else f"{count:,}"
 
 
 def check_clock(database: Database, now: datetime) -> Iterator[Finding]:

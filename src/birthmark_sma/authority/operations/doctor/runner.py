@@ -85,6 +85,7 @@ def _inside(
         ("device statuses", lambda: database_checks.check_statuses(database)),
         ("secrets", lambda: secrets.decrypt_all(database, settings)[1]),
         ("CA", lambda: expiry.check_ca(database, now)),
+        ("device certificates", lambda: expiry.check_device_certificates(database, now)),
         ("clock", lambda: expiry.check_clock(database, now)),
         ("access keys", lambda: expiry.check_access_keys(database, settings, now)),
         ("audit trail", lambda: check_audit_log(database, whole=whole_trail)),

@@ -76,7 +76,7 @@ def test_an_authority_that_is_well(authority: Authority, settings: Settings) -> 
     findings = found(settings)
     assert bad(findings) == {}
     looked = {"version", "database", "writing", "schema", "integrity", "key tables", "secrets"}
-    looked |= {"serials"}
+    looked |= {"serials", "device certificates"}
     looked |= {"root CA", "intermediate CA", "clock", "access keys", "retention", "private files"}
     assert looked | {"disk"} <= findings.keys()
     assert ("partitions" in findings) == (authority.database.dialect_name == "postgresql")
@@ -230,6 +230,23 @@ def test_what_ends(
     wrong = bad(found(settings, NOW + years * 365 * DAY))
     wrong.pop("partitions", None)
     assert wrong == expected
+
+
+def test_device_certificates_that_end(authority: Authority, settings: Settings) -> None:
+    """Of devices in use: from 30 days before the end until 90 days after it."""
+    for serial in ("used", "revoked"):
+        new_camera(authority, serial)
+    revoke_device(authority.database, "revoked", "key_compromise")
+    for days, sentence in (
+        (690, None),
+        (710, "end within 30 days: 1; that have expired in the last 90 days: 0"),
+        (740, "end within 30 days: 0; that have expired in the last 90 days: 1"),
+        (830, None),
+    ):
+        finding = found(settings, NOW + days * DAY)["device certificates"]
+        assert finding.state is (State.WELL if sentence is None else State.WARNING), days
+        assert (sentence or "No certificate") in finding.sentence
+        assert sentence is None or "sma devices re-enrol" in str(finding.remedy)
 
 
 def test_audit_rows_of_the_future(authority: Authority, settings: Settings) -> None:

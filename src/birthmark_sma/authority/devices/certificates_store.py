@@ -1,0 +1,319 @@
+"""SQL for the certificates of devices: the current ones, the earlier ones, and their revocation.
+
+Called by re-enrolment, revocation, the dashboard, the doctor and `sma devices`. The current
+certificate of a device is in `registered_devices`, those that it had before in
+`earlier_certificates`. A revocation must cover all certificates of a device that have not expired.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from typing import Any, NamedTuple
+
+from sqlalchemy import (
+    Connection,
+    delete,
+    false,
+    func,
+    insert,
+    literal,
+    or_,
+    select,
+    true,
+    union_all,
+)
+
+from birthmark_sma.pki.crl import HOLD
+from birthmark_sma.protocol.verdict import DeviceStatus
+from birthmark_sma.storage.portable_sql import (
+    UtcDateTime,
+    insert_from_select,
+    insert_or_skip,
+    is_any_of,
+)
+from birthmark_sma.storage.schema import earlier_certificates, revoked_certificates
+from birthmark_sma.storage.schema import registered_devices as devices
+
+_earlier = earlier_certificates.c
+_revoked = revoked_certificates.c
+
+_KEY_COMPROMISE = "key_compromise"
+
+
+@dataclass(frozen=True, slots=True)
+class EarlierCertificate:
+    """A certificate that a device had before its current one.
+
+    `certificate_serial` is lower-case hex. `public_key_fingerprint` is the SHA-256 of the DER
+    SubjectPublicKeyInfo. `certificate_issuer` is the name of a CA certificate. `not_before` and
+    `certificate_expires_at` are None only if an operator inserted the certificate. `replaced_by`
+    says who allowed the replacement.
+    """
+
+    certificate_serial: str
+    device_serial: str
+    certificate_issuer: str
+    public_key_fingerprint: bytes
+    not_before: datetime | None
+    certificate_expires_at: datetime | None
+    replaced_at: datetime
+    replaced_by: str
+
+
+class RevokedAt(NamedTuple):
+    """The time and the reason of a revocation (RFC 5280 section 5.3.1)."""
+
+    revoked_at: datetime
+    revocation_reason: str
+
+
+class ListedCertificate(NamedTuple):
+    """An earlier certificate, and its revocation or None."""
+
+    certificate: EarlierCertificate
+    revocation: RevokedAt | None
+
+
+class KnownCertificate(NamedTuple):
+    """A certificate of a device, and the state of both.
+
+    `is_current` is False for an earlier certificate. `status` is that of the device.
+    """
+
+    certificate_serial: str
+    device_serial: str
+    certificate_issuer: str
+    certificate_expires_at: datetime | None
+    status: DeviceStatus
+    is_current: bool
+    revocation: RevokedAt | None
+
+
+class ExpiringDevice(NamedTuple):
+    """The fields of a device in a list by the end of its certificate."""
+
+    device_serial: str
+    device_family: str
+    status: DeviceStatus
+    certificate_serial: str
+    certificate_expires_at: datetime
+
+
+def supersede(transaction: Connection, certificate: EarlierCertificate) -> None:
+    """Store a certificate that its device no longer uses, and revoke it as `superseded`.
+
+    A revocation that exists, from an operator's own SQL, stays as it is.
+    """
+    transaction.execute(insert(earlier_certificates).values(**asdict(certificate)))
+    transaction.execute(
+        insert_or_skip(transaction, revoked_certificates).values(
+            certificate_serial=certificate.certificate_serial,
+            device_serial=certificate.device_serial,
+            certificate_issuer=certificate.certificate_issuer,
+            certificate_expires_at=certificate.certificate_expires_at,
+            revoked_at=certificate.replaced_at,
+            revocation_reason="superseded",
+        )
+    )
+
+
+def list_earlier(connection: Connection, device_serial: str) -> list[ListedCertificate]:
+    """Return the earlier certificates of a device, the newest first."""
+    columns = [_earlier[name] for name in EarlierCertificate.__dataclass_fields__]
+    rows = connection.execute(
+        select(*columns, *_REVOCATION)
+        .select_from(_with_revocation(_earlier.certificate_serial, earlier_certificates))
+        .where(_earlier.device_serial == device_serial)
+        .order_by(_earlier.replaced_at.desc(), _earlier.certificate_serial)
+    )
+    return [
+        ListedCertificate(EarlierCertificate(*row[:-2]), _revocation(*row[-2:])) for row in rows
+    ]
+
+
+def find_certificates(
+    connection: Connection, certificate_serials: Sequence[str]
+) -> dict[str, KnownCertificate]:
+    """Return certificates by serial number (lower-case hex), current or earlier.
+
+    Unknown ones are missing.
+    """
+    current = (
+        select(
+            devices.c.certificate_serial,
+            devices.c.device_serial,
+            devices.c.certificate_issuer,
+            devices.c.certificate_expires_at,
+            devices.c.status,
+            true(),
+            *_REVOCATION,
+        )
+        .select_from(_with_revocation(devices.c.certificate_serial, devices))
+        .where(is_any_of(connection, devices.c.certificate_serial, certificate_serials))
+    )
+    replaced = (
+        select(
+            _earlier.certificate_serial,
+            _earlier.device_serial,
+            _earlier.certificate_issuer,
+            _earlier.certificate_expires_at,
+            devices.c.status,
+            false(),
+            *_REVOCATION,
+        )
+        .select_from(
+            _with_revocation(
+                _earlier.certificate_serial,
+                earlier_certificates.join(
+                    devices, devices.c.device_serial == _earlier.device_serial
+                ),
+            )
+        )
+        .where(is_any_of(connection, _earlier.certificate_serial, certificate_serials))
+    )
+    found: dict[str, KnownCertificate] = {}
+    # The current ones first: a certificate that is replaced between both queries is then found by
+    # the second one.
+    for query in (current, replaced):
+        for row in connection.execute(query):
+            serial, device_serial, issuer, ends, status, is_current, *revocation = row
+            found[serial] = KnownCertificate(
+                certificate_serial=serial,
+                device_serial=device_serial,
+                certificate_issuer=issuer,
+                certificate_expires_at=ends,
+                status=DeviceStatus(status),
+                is_current=bool(is_current),
+                revocation=_revocation(*revocation),
+            )
+    return found
+
+
+def revoke_all(
+    transaction: Connection,
+    device_serials: Sequence[str],
+    *,
+    revoked_at: datetime,
+    reason: str,
+    invalid_since: datetime | None = None,
+) -> None:
+    """Revoke every certificate of these devices that has not expired, current and earlier.
+
+    Call it after the status of the devices was changed, in the same transaction. Then a certificate
+    that another transaction has just replaced is found as well. The next CRL lists them.
+
+    The time of a revocation stays that of the first one, also of a hold that becomes final (X.509).
+    A hold changes no revocation. Any other reason replaces the one before, but a compromise is
+    replaced by another compromise only.
+    """
+    told = (
+        literal(revoked_at, UtcDateTime()),
+        literal(reason),
+        literal(invalid_since, UtcDateTime()),
+    )
+    current = select(
+        devices.c.certificate_serial,
+        devices.c.device_serial,
+        devices.c.certificate_issuer,
+        devices.c.certificate_expires_at,
+        *told,
+    ).where(is_any_of(transaction, devices.c.device_serial, device_serials))
+    earlier = select(
+        _earlier.certificate_serial,
+        _earlier.device_serial,
+        _earlier.certificate_issuer,
+        _earlier.certificate_expires_at,
+        *told,
+    ).where(
+        is_any_of(transaction, _earlier.device_serial, device_serials),
+        or_(
+            _earlier.certificate_expires_at.is_(None), _earlier.certificate_expires_at > revoked_at
+        ),
+    )
+    columns = ["certificate_serial", "device_serial", "certificate_issuer"]
+    columns += ["certificate_expires_at", "revoked_at", "revocation_reason", "invalid_since"]
+    inserting = insert_from_select(
+        transaction, revoked_certificates, columns, union_all(current, earlier)
+    )
+    if reason == HOLD:
+        transaction.execute(inserting.on_conflict_do_nothing())
+        return
+    given = inserting.excluded
+    weaker = _revoked.revocation_reason != _KEY_COMPROMISE
+    transaction.execute(
+        inserting.on_conflict_do_update(
+            index_elements=[_revoked.certificate_serial],
+            set_={each: given[each] for each in ("revocation_reason", "invalid_since")},
+            where=None if reason == _KEY_COMPROMISE else weaker,
+        )
+    )
+
+
+def release_holds(transaction: Connection, device_serials: Sequence[str]) -> None:
+    """Delete the revocations of these devices that are there because of a suspension only."""
+    for certificates in (
+        select(devices.c.certificate_serial).where(
+            is_any_of(transaction, devices.c.device_serial, device_serials)
+        ),
+        select(_earlier.certificate_serial).where(
+            is_any_of(transaction, _earlier.device_serial, device_serials)
+        ),
+    ):
+        transaction.execute(
+            delete(revoked_certificates).where(
+                _revoked.certificate_serial.in_(certificates),
+                _revoked.revocation_reason == HOLD,
+            )
+        )
+
+
+def list_expiring(
+    connection: Connection,
+    before: datetime,
+    *,
+    limit: int,
+    after: tuple[datetime, str] | None = None,
+) -> list[ExpiringDevice]:
+    """Return devices whose certificate ends before a time, in the order of the ends.
+
+    Only devices that can still be used are listed: active and suspended ones. Certificates that
+    have expired are listed as well. `after` is the end and the serial of the last device of the
+    page before (keyset pagination). It uses the index of the ends.
+    """
+    ends, serial = devices.c.certificate_expires_at, devices.c.device_serial
+    query = (
+        select(*(devices.c[name] for name in ExpiringDevice._fields))
+        .where(ends < before, _IN_USE)
+        .order_by(ends, serial)
+        .limit(limit)
+    )
+    if after is not None:
+        # `ends >=` bounds the scan of the index. The second condition leaves out what was shown.
+        query = query.where(ends >= after[0], or_(ends > after[0], serial > after[1]))
+    return [
+        ExpiringDevice(row[0], row[1], DeviceStatus(row[2]), row[3], row[4])
+        for row in connection.execute(query)
+    ]
+
+
+def count_expiring(connection: Connection, since: datetime, before: datetime, most: int) -> int:
+    """Return the number, up to `most`, of devices whose certificate ends between two times.
+
+    Only active and suspended devices count. The lower bound keeps the scan of the index short: the
+    certificates of all devices that were ever given up are below it.
+    """
+    ends = devices.c.certificate_expires_at
+    found = select(ends).where(ends >= since, ends < before, _IN_USE).limit(most).subquery()
+    return connection.execute(select(func.count()).select_from(found)).scalar_one()
+
+
+_IN_USE = devices.c.status.in_([DeviceStatus.ACTIVE.value, DeviceStatus.SUSPENDED.value])
+_REVOCATION = (_revoked.revoked_at, _revoked.revocation_reason)
+
+
+def _with_revocation(certificate_serial: Any, source: Any) -> Any:
+    return source.outerjoin(revoked_certificates, _revoked.certificate_serial == certificate_serial)
+
+
+def _revocation(at: datetime | None, reason: str | None) -> RevokedAt | None:
+    return None if at is None or reason is None else RevokedAt(at, reason)
