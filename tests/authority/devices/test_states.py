@@ -78,8 +78,9 @@ def test_other_reasons_are_told(reason: str) -> None:
 def test_since_when_a_key_is_compromised() -> None:
     """A time of the past, and of a compromise."""
     states.revoke("me", COMPROMISED, NOW).check(NOW)
-    with pytest.raises(DeviceStatusError, match="future"):
-        states.revoke("me", COMPROMISED, NOW + timedelta(seconds=1)).check(NOW)
+    for since in (NOW + timedelta(seconds=1), datetime(1969, 12, 31, tzinfo=UTC)):
+        with pytest.raises(DeviceStatusError, match="future, or before 1970"):
+            states.revoke("me", COMPROMISED, since).check(NOW)
     for reason in set(REASONS) - {COMPROMISED}:
         with pytest.raises(DeviceStatusError, match=COMPROMISED):
             states.revoke("me", reason, NOW).check(NOW)

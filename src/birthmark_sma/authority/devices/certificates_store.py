@@ -23,7 +23,7 @@ from sqlalchemy import (
     union_all,
 )
 
-from birthmark_sma.pki.crl import HOLD
+from birthmark_sma.pki.crl import HOLD, REASONS
 from birthmark_sma.protocol.verdict import DeviceStatus
 from birthmark_sma.storage.portable_sql import (
     UtcDateTime,
@@ -38,6 +38,8 @@ _earlier = earlier_certificates.c
 _revoked = revoked_certificates.c
 
 _KEY_COMPROMISE = "key_compromise"
+# The pictures of a certificate that was replaced or given up stay valid (RFC 5280 section 5.3.1).
+_HARMLESS = ("superseded", "cessation_of_operation")
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,8 +205,7 @@ def revoke_all(
     that another transaction has just replaced is found as well. The next CRL lists them.
 
     The time of a revocation stays that of the first one, also of a hold that becomes final (X.509).
-    A hold changes no revocation. Any other reason replaces the one before, but a compromise is
-    replaced by another compromise only.
+    Its reason is replaced only by a stronger one (`_weaker_than`).
     """
     told = (
         literal(revoked_at, UtcDateTime()),
@@ -235,18 +236,27 @@ def revoke_all(
     inserting = insert_from_select(
         transaction, revoked_certificates, columns, union_all(current, earlier)
     )
-    if reason == HOLD:
-        transaction.execute(inserting.on_conflict_do_nothing())
-        return
     given = inserting.excluded
-    weaker = _revoked.revocation_reason != _KEY_COMPROMISE
     transaction.execute(
         inserting.on_conflict_do_update(
             index_elements=[_revoked.certificate_serial],
             set_={each: given[each] for each in ("revocation_reason", "invalid_since")},
-            where=None if reason == _KEY_COMPROMISE else weaker,
+            where=_revoked.revocation_reason.in_(_weaker_than(reason)),
         )
     )
+
+
+def _weaker_than(reason: str) -> tuple[str, ...]:
+    """Return the reasons that `reason` replaces: those after which more pictures stay valid.
+
+    A hold is for now only, so every final reason replaces it. The time of a compromise may be
+    corrected.
+    """
+    if reason == HOLD:
+        return ()
+    if reason == _KEY_COMPROMISE:
+        return (HOLD, *REASONS)
+    return (HOLD,) if reason in _HARMLESS else (HOLD, *_HARMLESS)
 
 
 def release_holds(transaction: Connection, device_serials: Sequence[str]) -> None:

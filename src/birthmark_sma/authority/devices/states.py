@@ -7,7 +7,7 @@ revocation weaker: a device that was revoked for a compromised key stays so.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from enum import StrEnum, auto
 
 from birthmark_sma.errors import DeviceStatusError
@@ -16,6 +16,8 @@ from birthmark_sma.protocol.verdict import DeviceStatus
 
 KEY_COMPROMISE = "key_compromise"
 CESSATION = "cessation_of_operation"
+_OLDEST = datetime(1970, 1, 1, tzinfo=UTC)
+"""Nothing is older. Not every program can read a time of the first centuries in a list."""
 _MOST_ACTOR = 64  # characters of the column
 
 
@@ -80,8 +82,10 @@ class StatusChange:
             raise DeviceStatusError(
                 "Only a key can be compromised since a time: give the reason key_compromise."
             )
-        if self.invalid_since > now:
-            raise DeviceStatusError("The key cannot be compromised since a time in the future.")
+        if not _OLDEST <= self.invalid_since <= now:
+            raise DeviceStatusError(
+                "The key cannot be compromised since a time in the future, or before 1970."
+            )
 
 
 def suspend(actor: str) -> StatusChange:

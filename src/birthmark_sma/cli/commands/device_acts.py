@@ -24,6 +24,7 @@ from birthmark_sma.cli.opening import existing_database
 from birthmark_sma.cli.options import Json
 from birthmark_sma.cli.output import confirm, print_json, print_line, print_table, waiting
 from birthmark_sma.counts import counted
+from birthmark_sma.protocol.key_table import MAX_WIRE_INTEGER
 
 if TYPE_CHECKING:
     from birthmark_sma.authority.devices.revocation import ActResult, DeviceCriteria
@@ -56,7 +57,10 @@ class ActOptions:
         str | None, Option(help="All devices provisioned before this time (ISO 8601, UTC).")
     ] = None
     table: Annotated[
-        int | None, Option(min=0, help="All devices to which this key table is assigned.")
+        int | None,
+        Option(
+            min=0, max=MAX_WIRE_INTEGER, help="All devices to which this key table is assigned."
+        ),
     ] = None
     dry_run: Annotated[
         bool, Option("--dry-run", help="Print what would change, and change nothing.")

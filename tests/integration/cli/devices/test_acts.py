@@ -160,6 +160,7 @@ def test_filters(fleet: Place) -> None:
     before = act(fleet, "suspend", "--provisioned-before", "2026-01-01T00:00:00Z", "--yes")
     assert "no device meets" in before.stdout
     assert act(fleet, "revoke", "--provisioned-after", "May", "--yes").returncode == 2
+    assert act(fleet, "revoke", "--table", str(1 << 64), "--yes").returncode == 2
 
 
 def test_an_unknown_serial_prevents_all(fleet: Place) -> None:
