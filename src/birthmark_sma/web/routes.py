@@ -12,11 +12,14 @@ from enum import Enum
 from typing import TypeAlias
 
 from birthmark_sma.authority.access.store import KeyScope
-from birthmark_sma.authority.authority import (
+from birthmark_sma.authority.ca.issuers import (
+    CA_FILES,
     CRL_PATH,
     INTERMEDIATE_PATH,
     ROOT_CRL_PATH,
     ROOT_PATH,
+    ROOTS_PATH,
+    ROOTS_SIGNATURE_PATH,
 )
 from birthmark_sma.authority.rate_limits.limiter import Kind
 
@@ -77,8 +80,8 @@ def _probe(path: str) -> Route:
     return Route(path, ANYONE, limit=None, credentials=Credentials.IGNORED, traced=False)
 
 
-def _pki(path: str) -> Route:
-    return Route(path, credentials=Credentials.IGNORED_IF_PUBLISHED, cacheable=True)
+def _pki(path: str, *, files: bool = False) -> Route:
+    return Route(path, credentials=Credentials.IGNORED_IF_PUBLISHED, files=files, cacheable=True)
 
 
 def _documentation(path: str, navigation: str | None = None) -> Route:
@@ -140,10 +143,13 @@ TABLE = (
     READY,
     Route("/metrics", ADMIN, traced=False),
     _documentation("/openapi.json"),
+    _pki(CA_FILES, files=True),
     CRL,
     _pki(INTERMEDIATE_PATH),
     _pki(ROOT_CRL_PATH),
     _pki(ROOT_PATH),
+    _pki(ROOTS_PATH),
+    _pki(ROOTS_SIGNATURE_PATH),
     REDOC,
     SANDBOX,
     _DOCUMENTATION_FILES,

@@ -75,6 +75,7 @@ def revoke_device(database: Database, name: str, reason: str) -> str:
                 device.device_serial,
                 database_time(transaction),
                 reason,
+                certificate_issuer=device.certificate_issuer,
             ),
         )
         return device.device_serial

@@ -7,6 +7,7 @@ race. No response must leave before the commit, and a refused request must leave
 """
 
 import asyncio
+import contextlib
 import os
 from collections import Counter
 from collections.abc import Sequence
@@ -26,12 +27,17 @@ from birthmark_sma.authority.provisioning.issuance import (
     Provisioned,
     ProvisioningRequest,
 )
-from birthmark_sma.authority.provisioning.registration import find_conflict, register
+from birthmark_sma.authority.provisioning.registration import (
+    MOST_ATTEMPTS,
+    find_conflict,
+    register,
+)
 from birthmark_sma.authority.server_metrics import PROVISIONINGS, Outcome, ServerMetrics
 from birthmark_sma.errors import (
     BirthmarkError,
     ConflictError,
     DatabaseUnavailableError,
+    IssuerChangedError,
     PoolFullError,
     ShuttingDownError,
 )
@@ -113,9 +119,7 @@ class Provisioner:
         if caller is not None:
             self._under_way_of[caller] += 1
         try:
-            # Two steps, so that no signing thread waits for a commit.
-            registering: Future[Provisioned] = await asyncio.wrap_future(self._start(request))
-            provisioned = await asyncio.wrap_future(registering)
+            provisioned = await self._provision(request)
             outcome = Outcome.PROVISIONED
             return provisioned
         except BirthmarkError as error:
@@ -129,6 +133,14 @@ class Provisioner:
                     del self._under_way_of[caller]
             self._figures.provisioned(outcome)
 
+    async def _provision(self, request: ProvisioningRequest) -> Provisioned:
+        for _ in range(MOST_ATTEMPTS):
+            # Two steps, so that no signing thread waits for a commit.
+            registering: Future[Provisioned] = await asyncio.wrap_future(self._start(request))
+            with contextlib.suppress(IssuerChangedError):
+                return await asyncio.wrap_future(registering)
+        raise IssuerChangedError
+
     def provision_device(self, request: ProvisioningRequest) -> Provisioned:
         """Provision a device, for a thread. Return the response once the device is durable.
 
@@ -139,7 +151,10 @@ class Provisioner:
         EnrolmentRefusedError, IdempotencyKeyReusedError, PoolFullError, ShuttingDownError and
         DatabaseUnavailableError.
         """
-        return self._sign(request).result()
+        for _ in range(MOST_ATTEMPTS):
+            with contextlib.suppress(IssuerChangedError):
+                return self._sign(request).result()
+        raise IssuerChangedError
 
     @property
     def writer(self) -> "GroupCommit[IssuedDevice, Provisioned]":
@@ -195,6 +210,8 @@ class Provisioner:
         UNIQUE constraints do, in the writer's transaction.
         """
         with self._database.read(QUICK_SECONDS) as connection:
+            # Before the signature: another process may have changed the active intermediate.
+            self._maker.issuers.poll(connection)
             conflict = find_conflict(
                 connection,
                 request.device_serial,
@@ -224,6 +241,6 @@ def _classify(error: BirthmarkError) -> Outcome:
         return Outcome.CONFLICT
     if isinstance(error, PoolFullError | ShuttingDownError):
         return Outcome.OVERLOADED
-    if isinstance(error, DatabaseUnavailableError):
+    if isinstance(error, DatabaseUnavailableError | IssuerChangedError):
         return Outcome.UNAVAILABLE
     return Outcome.REFUSED
