@@ -254,9 +254,9 @@ def test_an_upgrade_from_before_stored_lists(empty_database: Database) -> None:
     )
     assert migrate(empty_database) == ("0003", HEAD_REVISION)
     with empty_database.read() as connection:
-        [some] = crl_store.iterate_listed(connection, datetime.now(UTC))
+        [some] = crl_store.iterate_listed(connection, "intermediate", datetime.now(UTC))
         assert [(each.certificate_serial, expires) for each, expires in some] == [("ab", None)]
-        assert crl_store.find_newest_head(connection, crl_store.INTERMEDIATE) is None
+        assert crl_store.find_newest_head(connection, "intermediate") is None
 
 
 def test_an_upgrade_reads_the_ends_of_certificates(

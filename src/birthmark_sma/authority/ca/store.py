@@ -246,11 +246,12 @@ def forget_revocations(transaction: Connection, before: datetime) -> None:
     transaction.execute(delete(revoked).where(revoked.c.revoked_at < before))
 
 
-def list_revocations(connection: Connection, issuer: str) -> list[Revocation]:
-    """Return the revoked certificates of an issuer, the oldest revocation first."""
+def list_revocations(connection: Connection, issuer: str | None = None) -> list[Revocation]:
+    """Return the revoked certificates, or those of an issuer, the oldest revocation first."""
     table = revoked_certificates.c
-    query = select(*REVOKED).where(table.certificate_issuer == issuer)
-    query = query.order_by(table.revoked_at, table.certificate_serial)
+    query = select(*REVOKED).order_by(table.revoked_at, table.certificate_serial)
+    if issuer is not None:
+        query = query.where(table.certificate_issuer == issuer)
     return [Revocation(*row) for row in connection.execute(query)]
 
 

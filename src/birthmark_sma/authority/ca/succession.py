@@ -2,8 +2,8 @@
 
 Called by `sma ca rotate`, `compromised` and `roll-root`. Each act is one transaction: a crash
 leaves the authority as it was before the act or after it. The key of a new root is written to its
-file before the commit. Servers notice the change by themselves (`issuers`), and must never call this
-module, because it loads the keys of roots.
+file before the commit. Servers notice the change by themselves (`issuers`), and must never call
+this module, because it loads the keys of roots.
 """
 
 from collections.abc import Callable, Iterator, Sequence
