@@ -30,17 +30,12 @@ REASONS = {
 
 HOLD = "certificate_hold"
 """The reason of a suspended device's certificate, which may leave the list again."""
-CA_COMPROMISE = "ca_compromise"
-"""The reason of a compromised intermediate, on the list of its root."""
-_FLAGS = REASONS | {
-    HOLD: x509.ReasonFlags.certificate_hold,
-    CA_COMPROMISE: x509.ReasonFlags.ca_compromise,
-}
+_FLAGS = REASONS | {HOLD: x509.ReasonFlags.certificate_hold}
 
 
 @dataclass(frozen=True, slots=True)
 class RevokedCertificate:
-    """One entry of a list. `reason` is a key of REASONS, HOLD or CA_COMPROMISE.
+    """One entry of a list. `reason` is a key of REASONS, or HOLD.
 
     `invalid_since` is the time since when the key may be in other hands (section 5.3.2), or None.
     """

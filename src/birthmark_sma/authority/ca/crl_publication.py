@@ -31,7 +31,7 @@ from birthmark_sma.authority.ca.crl_store import (
 from birthmark_sma.authority.ca.issuers import Issuer, OpenIssuers
 from birthmark_sma.authority.ca.store import CaRole, CaState, Revocation, StoredCa
 from birthmark_sma.errors import DatabaseUnavailableError, ProfileViolationError, ShuttingDownError
-from birthmark_sma.pki.crl import CA_COMPROMISE, LIFETIME, REASONS, RevokedCertificate, sign_crl
+from birthmark_sma.pki.crl import LIFETIME, REASONS, RevokedCertificate, sign_crl
 from birthmark_sma.pki.keys.ca_keys import Signer
 from birthmark_sma.pki.profiles import CLOCK_SKEW, MAX_SERIAL_NUMBER_BITS
 from birthmark_sma.runtime.background_task import BackgroundTask
@@ -223,7 +223,7 @@ def _end(ca: StoredCa) -> datetime:
 
 def _revoked_ca(ca: StoredCa, now: datetime) -> RevokedCertificate:
     return RevokedCertificate(
-        ca.load().serial_number, ca.state_changed_at or now, CA_COMPROMISE, ca.invalid_since
+        ca.load().serial_number, ca.state_changed_at or now, "key_compromise", ca.invalid_since
     )
 
 
