@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from birthmark_sma.client.async_client import AsyncAuthorityClient
     from birthmark_sma.client.bundle_verification import VerifiedBundle, verify_bundle
     from birthmark_sma.client.crl_cache import AsyncCrlCache, CachedCrl, CrlCache
+    from birthmark_sma.client.issuer_crls import IssuerCrls
     from birthmark_sma.client.pending import PendingBundles
     from birthmark_sma.client.revocation import RevocationList
     from birthmark_sma.client.sync_client import AuthorityClient
@@ -63,6 +64,7 @@ __all__ = [
     "DeviceRevokedError",
     "Fail",
     "Indeterminate",
+    "IssuerCrls",
     "MalformedBundleError",
     "MalformedCameraTokenError",
     "Options",
@@ -87,6 +89,7 @@ _MODULES = {
     "CachedCrl": "client.crl_cache",
     "CameraToken": "protocol.camera_token",
     "CrlCache": "client.crl_cache",
+    "IssuerCrls": "client.issuer_crls",
     "MAX_BUNDLE_BYTES": "protocol.bundle",
     "PendingBundles": "client.pending",
     "RevocationList": "client.revocation",

@@ -14,9 +14,10 @@ whether the camera token is genuine and which family the device belongs to: no c
 that.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from typing import TypeAlias
 
 from cryptography import x509
 
@@ -37,6 +38,9 @@ from birthmark_sma.protocol.bundle_signature import verify_signature
 from birthmark_sma.protocol.camera_token import CameraToken
 
 _NO_GRACE = timedelta(0)
+
+ListFinder: TypeAlias = Callable[[x509.Certificate, x509.Certificate], Collection[RevocationList]]
+"""Returns the lists for a device and its intermediate, whose path is verified."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,15 +64,16 @@ def verify_bundle(
     *,
     root: x509.Certificate | Collection[x509.Certificate],
     now: datetime,
-    crl: RevocationList | Collection[RevocationList] | None = None,
+    crl: RevocationList | Collection[RevocationList] | ListFinder | None = None,
     grace: timedelta = _NO_GRACE,
     max_age: timedelta | None = None,
 ) -> VerifiedBundle:
     """Verify a bundle, and return its content.
 
     `root` is the pinned root, or several: around the change to a new root an authority has two.
-    `crl` is the list of the device's issuer, or several lists, of which that must be one. If the
-    list of the root is among them, the issuer must not be on it. `now` is the time in UTC.
+    `crl` is the list of the device's issuer, or several lists, of which that must be one, or what
+    returns them (`IssuerCrls`). If the list of the root is among them, the issuer must not be on
+    it. `now` is the time in UTC.
 
     The certificates must be valid at the time of capture, by the device's clock, and now. For
     cameras that were offline, `grace` also accepts a certificate that expired less than `grace`
@@ -109,7 +114,10 @@ def verify_bundle(
         raise BundleCertificateError("A certificate was not valid when the picture was captured.")
     # 4. revocation
     if crl is not None:
-        lists = (crl,) if isinstance(crl, RevocationList) else tuple(crl)
+        if isinstance(crl, RevocationList):
+            lists: Sequence[RevocationList] = (crl,)
+        else:
+            lists = tuple(crl(device, intermediate) if callable(crl) else crl)
         _check_issuer_revocation(intermediate, root=trusted, lists=lists, now=now)
         check_revocation(device, issuer=intermediate, crl=_list_of(intermediate, lists), now=now)
     # 5. the signature

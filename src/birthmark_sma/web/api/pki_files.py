@@ -17,7 +17,6 @@ from starlette.responses import Response, StreamingResponse
 
 from birthmark_sma.authority.ca.crl_store import ServedCrl
 from birthmark_sma.authority.ca.issuers import (
-    CA_FILES,
     CRL_PATH,
     INTERMEDIATE_PATH,
     ROOT_CRL_PATH,
@@ -31,6 +30,7 @@ from birthmark_sma.authority.ca.issuers import (
 from birthmark_sma.authority.ca.store import FIRST_INTERMEDIATE, FIRST_ROOT, CaRole
 from birthmark_sma.errors import CrlNotPublishedError, RootCrlNotPublishedError
 from birthmark_sma.web.api import openapi
+from birthmark_sma.web.routes import CA_FILE
 from birthmark_sma.web.server_state import ApiRequest
 
 # A request just after a server's first start waits about this long for the first list to be
@@ -122,25 +122,38 @@ async def root_list(request: ApiRequest) -> Response:
 
 
 @router.get(
-    f"{CA_FILES}/{{file}}",
+    CA_FILE.path,
     summary="Download the certificate, chain or revocation list of any CA",
     description="`NAME.crt` (DER) is the certificate, `NAME.crl` (DER) the revocation list, and"
     " `NAME.chain.pem` the certificates from the CA to its root, with the cross-certificates of the"
     " root. The names are `root`, `intermediate`, `intermediate-2` and so on. Certificates of"
     " devices have the address of their own issuer's files.",
     response_class=Response,
+    openapi_extra={
+        "parameters": [
+            {
+                "name": "file",
+                "in": "path",
+                "required": True,
+                "description": "The name of a CA and the kind of the file",
+                "schema": {"type": "string"},
+                "example": "intermediate.chain.pem",
+            }
+        ]
+    },
     responses={
         200: {
             "description": "The file",
             "content": {_CERTIFICATE: _BINARY, _CRL: _BINARY, _PEM: _BINARY},
         },
         **_UNCHANGED,
-        **openapi.problems(CA_FILES, 404, 429, 500, 503),
+        **openapi.problems(CA_FILE.path, 404, 429, 500, 503),
     },
 )
-async def ca_file(request: ApiRequest, file: str) -> Response:
+async def ca_file(request: ApiRequest) -> Response:
     """Return a file of a CA. Raises 404 for other names."""
-    name, _, kind = file.partition(".")
+    file: bytes = request.scope["raw_path"][len(CA_FILE.prefix) :]
+    name, _, kind = file.decode("ascii").partition(".")
     issuers = _issuers(request)
     ca = issuers.find(name)
     if ca is not None and kind == "crt":

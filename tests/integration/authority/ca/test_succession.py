@@ -184,15 +184,15 @@ def test_each_issuer_has_its_own_list(authority: Authority, tmp_path: Path) -> N
         assert not publish_due_crl(authority.database, issuer)
     crls = {name: crl_of(authority, name) for name in ("root", "intermediate", "intermediate-2")}
     for kind, issuer_name in (("old", "intermediate"), ("new", "intermediate-2")):
-        crl, issuer = crls[issuer_name], certificate_of(authority, issuer_name)
+        crl, signing = crls[issuer_name], certificate_of(authority, issuer_name)
         assert listed(crl) == {leaf_of(authority, f"{kind}-bad").serial_number}
-        assert openssl_accepts_crl(crl, issuer)
+        assert openssl_accepts_crl(crl, signing)
         assert lint_crl(crl) == []
         for quality, refusal in (("good", ""), ("bad", "certificate revoked")):
             verdict = openssl_verifies(
                 tmp_path,
                 leaf=leaf_of(authority, f"{kind}-{quality}"),
-                untrusted=issuer,
+                untrusted=signing,
                 root=certificate_of(authority, "root"),
                 crls=list(crls.values()),
             )
