@@ -10,6 +10,8 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from sqlalchemy import text
 
 from birthmark_sma.authority.ca import crl_store
+from birthmark_sma.authority.ca import store as ca_store
+from birthmark_sma.authority.ca.store import CaRole, CaState
 from birthmark_sma.authority.devices import store as device_store
 from birthmark_sma.authority.devices.activity import most_active
 from birthmark_sma.authority.validation import replay_ledger
@@ -290,3 +292,27 @@ def test_an_upgrade_reads_the_ends_of_certificates(
         (None, None),
         ("superseded", datetime(2026, 1, 1, tzinfo=UTC)),
     ]
+
+
+def test_an_upgrade_from_one_issuer(empty_database: Database) -> None:
+    """Root and intermediate are the active ones, and all devices are under the intermediate."""
+    authority = ca()
+    migrate_to(empty_database, "0001")
+    for name, certificate in (("root", authority.root), ("intermediate", authority.intermediate)):
+        execute(
+            empty_database,
+            "INSERT INTO ca_certificates (name, certificate, created_at)"
+            " VALUES (:name, :pem, '2026-01-01 00:00:00.000000+00:00')",
+            name=name,
+            pem=certificate.public_bytes(Encoding.PEM).decode(),
+        )
+    register(empty_database, 1, "Pi")
+    assert migrate(empty_database) == ("0001", HEAD_REVISION)
+    with empty_database.read() as connection:
+        root, intermediate = ca_store.find_root_and_intermediate(connection)
+        assert ca_store.count_devices_under(connection) == {"intermediate": 1}
+        assert ca_store.find_roots_signature(connection) is None
+    assert (root.role, root.state, root.issuer) == (CaRole.ROOT, CaState.ACTIVE, "root")
+    assert intermediate.role is CaRole.INTERMEDIATE
+    assert (intermediate.state, intermediate.issuer) == (CaState.ACTIVE, "root")
+    assert intermediate.load() == authority.intermediate

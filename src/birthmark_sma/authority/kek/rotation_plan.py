@@ -37,7 +37,7 @@ class RotationPlan:
     new: KekSecret
     new_passphrase: bytes | None = field(repr=False)
     file: PassphraseFile | None
-    root_keys: tuple[RootKey, ...]
+    root_keys: tuple[RootKey, ...] = field(repr=False)
     """The files of the roots' keys, the first root's first."""
     keeps_passphrase: bool
     """True if CA_PASSWORD stays, because the new key comes from a file or a command."""

@@ -123,7 +123,15 @@ def check_roots(client: httpx2.Client, folder: Path, root: x509.Certificate) -> 
     "file",
     [
         *("root.key", "intermediate.key", "root", "root.crt.pem", "nothing.crt", "chain.pem"),
-        *("root/%2e%2e/root.crt", "..", "root.crt/", "%72oot.crt", "root.crt%0A", "ROOT.crt", ".crt"),
+        *(
+            "root/%2e%2e/root.crt",
+            "..",
+            "root.crt/",
+            "%72oot.crt",
+            "root.crt%0A",
+            "ROOT.crt",
+            ".crt",
+        ),
         *("intermediate-2.crl", "x" * 5_000 + ".crt"),
     ],
 )

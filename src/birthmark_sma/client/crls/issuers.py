@@ -17,7 +17,7 @@ from typing import Any
 
 from cryptography import x509
 
-from birthmark_sma.client.crl_cache import CrlCache
+from birthmark_sma.client.crls.cache import CrlCache
 from birthmark_sma.client.revocation import RevocationList
 
 _FIRST_LIST = "/pki/intermediate.crl"  # of authorities whose certificates have no address
