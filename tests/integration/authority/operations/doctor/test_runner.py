@@ -339,7 +339,7 @@ def test_successors_content_the_doctor(authority: Authority, settings: Settings)
     finding = found(settings, later)["intermediate CA"]
     assert "sma ca rotate" in (finding.remedy or "")
     acts.rotate(prepare_only=True)
-    # It was prepared now, and so ends no later than the active one by more than a moment.
+    # It was made a moment later, and so ends a moment later.
     assert "--activate intermediate-2" in (found(settings, later)["intermediate CA"].remedy or "")
     acts.activate("intermediate-2")
     findings = found(settings, NOW)
