@@ -6,7 +6,7 @@ key. A crash at any point must leave no authority without its root key.
 """
 
 import contextlib
-import glob
+import re
 import secrets
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -134,8 +134,7 @@ def finish_ceremony(database: Database, settings: Settings) -> None:
             pending.rename(key_file)
             sync_directory(key_file.parent)
     if roots:
-        key_file = root_key_file(settings)
-        for other in key_file.parent.glob(f"{key_file.stem}*{key_file.suffix}.*.new"):
+        for other in _beside(root_key_file(settings), r"\.[0-9a-f]{16}\.new"):
             if all(
                 other != _pending(root_key_path(settings, root.name), root.load()) for root in roots
             ):
@@ -194,8 +193,7 @@ def root_key_path(settings: Settings, name: str) -> Path:
 def root_key_files(settings: Settings) -> list[Path]:
     """Return the path of the first root's key, and those of later roots that exist."""
     first = root_key_file(settings)
-    later = first.parent.glob(f"{glob.escape(first.stem)}-[0-9]*{glob.escape(first.suffix)}")
-    return [first, *sorted(later)]
+    return [first, *(path for path in _beside(first, "") if path != first)]
 
 
 def load_root_signers(settings: Settings) -> list[ca_keys.Signer]:
@@ -248,6 +246,17 @@ def _refuse_second(initialised: bool) -> None:  # noqa: FBT001  the only thing i
             "This database already has an authority. Nothing was changed. To see it, type:"
             " sma ca show"
         )
+
+
+def _beside(key_file: Path, ending: str) -> list[Path]:
+    """Return the files of this root's key and of later ones, whose names have this ending.
+
+    The names must match exactly: an authority on PostgreSQL may have its keys in the same folder.
+    """
+    name = re.compile(rf"{re.escape(key_file.stem)}(-[0-9]+)?{re.escape(key_file.suffix)}{ending}")
+    if not key_file.parent.is_dir():
+        return []
+    return sorted(each for each in key_file.parent.iterdir() if name.fullmatch(each.name))
 
 
 def _pending(key_file: Path, root: x509.Certificate) -> Path:

@@ -90,13 +90,12 @@ class Successions:
         """
         with self._alone() as cas:
             active = _active(cas, CaRole.INTERMEDIATE)
-            prepared = [each.name for each in cas if each.state is CaState.PREPARED]
-            if prepared:
-                raise CaStateError(
-                    f"{prepared[0]} is prepared already. To let it sign, type: sma ca rotate"
-                    f" --activate {prepared[0]}"
-                )
             root = _active(cas, CaRole.ROOT)
+            for each in self._prepared(cas, root):
+                raise CaStateError(
+                    f"{each.name} is prepared already. To let it sign, type: sma ca rotate"
+                    f" --activate {each.name}"
+                )
             root_signer = self._root_signer(root)
             new = self._new_intermediate(cas, root, root_signer, key_type)
 
@@ -129,6 +128,9 @@ class Successions:
                     " active root, type: sma ca rotate --prepare-only"
                 )
 
+            if not self._prepared([chosen], _find(cas, chosen.issuer)):
+                raise CaStateError(f"The certificate of {name} has ended.")
+
             def change(transaction: Connection, now: datetime) -> None:
                 _set(transaction, active, CaState.RETIRING, now)
                 _set(transaction, chosen, CaState.ACTIVE, now)
@@ -155,11 +157,7 @@ class Successions:
             if gone.state is CaState.ACTIVE:
                 root = _active(cas, CaRole.ROOT)
                 signers.setdefault(root.name, self._root_signer(root))
-                prepared = [
-                    each
-                    for each in cas
-                    if each.state is CaState.PREPARED and each.issuer == root.name
-                ]
+                prepared = self._prepared(cas, root)
                 is_new = not prepared
                 successor = (
                     self._new_intermediate(cas, root, signers[root.name], key_type)
@@ -286,6 +284,17 @@ class Successions:
         )
         pem = to_pem(certificates.sign(prepared, signer, issuer=issuing))
         return StoredCa(f"{CaRole.CROSS.value}-{number}", pem, CaRole.CROSS, issuer=issuer.name)
+
+    def _prepared(self, cas: Sequence[StoredCa], root: StoredCa) -> list[StoredCa]:
+        """Return the intermediates of a root that are prepared and can sign."""
+        now = self._database.clock.now()
+        return [
+            each
+            for each in cas
+            if each.state is CaState.PREPARED
+            and each.issuer == root.name
+            and each.load().not_valid_after_utc > now
+        ]
 
     # --- the transaction
 

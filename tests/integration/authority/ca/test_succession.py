@@ -224,6 +224,32 @@ def test_a_prepared_intermediate_signs_once_it_is_activated(
         successions(authority).rotate()
 
 
+def test_what_was_prepared_before_a_new_root(authority: Authority) -> None:
+    """It stays unused, and does not stand in the way of another one."""
+    successions(authority).rotate(prepare_only=True)
+    assert successions(authority).roll_root().active == "intermediate-3"
+    with pytest.raises(CaStateError, match="intermediate-2 belongs to root, which is retiring"):
+        successions(authority).activate("intermediate-2")
+    assert successions(authority).rotate().active == "intermediate-4"
+    assert successions(authority).compromise("intermediate-4").active == "intermediate-5"
+
+
+def test_files_of_another_authority_in_the_same_folder(
+    authority: Authority, settings: Settings
+) -> None:
+    """An authority on the other database has its own names, also before they are final."""
+    first = root_key_path(settings, "root")
+    other = "simulated-mfg-root-ca.other.key"
+    strangers = [first.with_name(each) for each in (f"{other}.0123456789abcdef.new", other)]
+    left_over = first.with_name(f"{first.stem}-7{first.suffix}.0123456789abcdef.new")
+    for path in (*strangers, left_over):
+        path.write_text("a key")
+    successions(authority).roll_root()
+    assert root_key_files(settings) == [first, root_key_path(settings, "root-2")]
+    assert all(path.exists() for path in strangers)
+    assert not left_over.exists()
+
+
 def test_a_dry_run_changes_nothing(authority: Authority, settings: Settings) -> None:
     """It makes all checks. No file is left either."""
     files = sorted(settings.data_dir.rglob("*.key*"))

@@ -95,7 +95,8 @@ def _check_active(ca: OpenCa, prepared: Sequence[OpenCa], now: datetime) -> Find
     successors = [
         each
         for each in prepared
-        if each.stored.role is role and each.certificate.not_valid_after_utc > end
+        if (each.stored.role, each.stored.issuer) == (role, ca.stored.issuer)
+        and each.certificate.not_valid_after_utc > end
     ]
     if state is not State.WELL and successors:
         do = f"Type sma ca rotate --activate {successors[-1].name}"
