@@ -243,9 +243,10 @@ async def _newest_list(request: ApiRequest, name: str) -> Response:
     newest = request.server.crls.of(name)
     crl = await newest.read()
     issuers = _issuers(request)
-    if crl is None and not any(name == each.name for each in issuers.signing()):
-        # A root's list needs the root's key. A prepared intermediate has revoked nothing yet.
+    if crl is None and _find(request, name).stored.role is CaRole.ROOT:
         raise RootCrlNotPublishedError
+    if crl is None and not any(name == each.name for each in issuers.signing()):
+        raise HTTPException(404)  # a prepared intermediate has revoked nothing yet
     tries = int(_FIRST_SECONDS / _FIRST_LOOK_SECONDS)
     while crl is None and tries:
         tries -= 1
