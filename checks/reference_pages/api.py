@@ -1,6 +1,7 @@
 """Make the API reference from the OpenAPI document."""
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -66,7 +67,7 @@ def _operations(document: Object, tag: str) -> Iterator[tuple[str, str, Object]]
 
 
 def _anchor(method: str, path: str) -> str:
-    return f"{method}-{path}".replace("/", "").replace(".", "").lower()
+    return re.sub(r"[/.{}]", "", f"{method}-{path}").lower()
 
 
 def _scope(operation: Object) -> str:
@@ -88,7 +89,7 @@ def _operation(document: Object, path: str, method: str, operation: Object) -> s
     if "requestBody" in operation:
         text += _request(document, path, operation["requestBody"])
     elif method == "get" and "200" in operation["responses"]:
-        text += _get(path, operation["responses"]["200"])
+        text += _get(path, operation)
     text += _success(document, operation["responses"])
     return text + _statuses(operation["responses"])
 
@@ -114,9 +115,12 @@ def _request(document: Object, path: str, body: Object) -> str:
     return text + f"```sh\ncurl -s {_URL}{path} {headers} \\\n  -d @{file}\n```\n\n"
 
 
-def _get(path: str, response: Object) -> str:
-    [media_type] = response["content"]
-    output = "" if media_type in {"application/json", "text/plain"} else f" -o {path[5:]}"
+def _get(path: str, operation: Object) -> str:
+    media_type, *_ = operation["responses"]["200"]["content"]
+    if "{" in path:
+        path = path.format(**{each["name"]: each["example"] for each in operation["parameters"]})
+    is_text = media_type in {"application/json", "text/plain"}
+    output = "" if is_text else f" -o {path.rpartition('/')[2]}"
     return f"```sh\ncurl -s {_URL}{path}{output}\n```\n\n"
 
 

@@ -312,6 +312,17 @@ class KeyEncryptionKeyChangedError(AuthorityError):
         super().__init__("The authority's keys were changed; try again shortly")
 
 
+class IssuerChangedError(AuthorityError):
+    """Another intermediate signs now. Nothing was registered; the certificate is made again."""
+
+    def __init__(self) -> None:
+        super().__init__("The authority's intermediate was just replaced; try again shortly")
+
+
+class UnknownCaError(AuthorityError):
+    """No CA of the authority has this name."""
+
+
 class RotationError(AuthorityError):
     """The key-encryption key cannot be rotated now, or not to this secret. Nothing changed."""
 
@@ -322,6 +333,10 @@ class KeyTablesError(AuthorityError):
 
 class ConflictError(AuthorityError):
     """The request conflicts with stored data."""
+
+
+class CaStateError(ConflictError):
+    """The state of a CA does not allow this. Nothing was changed."""
 
 
 class DeviceAlreadyProvisionedError(ConflictError):

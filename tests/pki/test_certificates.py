@@ -24,7 +24,7 @@ from birthmark_sma.errors import (
     IssuerExpiredError,
     ProfileViolationError,
 )
-from birthmark_sma.pki import certificates, names
+from birthmark_sma.pki import certificates, names, profiles
 from birthmark_sma.pki.keys.ca_keys import CaKeyType, Signer
 from birthmark_sma.pki.profile_check import Prepared
 from tests.support.pki.certificate_verifiers import lint_certificate, openssl_text
@@ -105,6 +105,47 @@ def test_the_intermediate(key_type: CaKeyType) -> None:
     assert value_of(intermediate, KEY_USAGE) == key_usage(ca=True)
     assert value_of(intermediate, AKI).key_identifier == value_of(authority.root, SKI).digest
     intermediate.verify_directly_issued_by(authority.root)
+
+
+def cross_of(now: datetime, serial_number: int = 1 << 100) -> Prepared:
+    """Prepare a certificate of another root under that of these tests."""
+    other = Signer(ec.generate_private_key(ec.SECP256R1()))
+    profile = profiles.numbered(profiles.ROOT, 2)
+    root = certificates.sign(
+        certificates.prepare_root(
+            other.public_key, now=now, serial_number=1 << 90, profile=profile
+        ),
+        other,
+    )
+    return certificates.prepare_cross(root, issuer=ca().root, now=now, serial_number=serial_number)
+
+
+def test_a_cross_certificate() -> None:
+    """The name and key of one root under another, until the first of both ends."""
+    authority = ca()
+    cross = certificates.sign(cross_of(NOW), authority.root_signer, issuer=authority.root)
+    assert cross.subject == names.distinguished_name("Simulated Mfg Root CA 2")
+    assert cross.issuer == authority.root.subject
+    assert cross.not_valid_after_utc == authority.root.not_valid_after_utc
+    assert value_of(cross, BASIC_CONSTRAINTS) == x509.BasicConstraints(True, None)
+    assert value_of(cross, KEY_USAGE) == key_usage(ca=True)
+    assert value_of(cross, AKI).key_identifier == value_of(authority.root, SKI).digest
+    assert lint_certificate(cross) == []
+
+
+def test_a_cross_certificate_is_checked() -> None:
+    """Before it is signed, as every other: its name, its end, and that it does not sign itself."""
+    authority = ca()
+    prepared = cross_of(NOW)
+    for wrong in (
+        replace(prepared, subject=authority.root.subject),
+        replace(prepared, not_after=authority.root.not_valid_after_utc + timedelta(seconds=1)),
+        replace(prepared, extensions=prepared.extensions[:-1]),
+    ):
+        with pytest.raises(ProfileViolationError):
+            certificates.sign(wrong, authority.root_signer, issuer=authority.root)
+    with pytest.raises(ProfileViolationError):
+        certificates.sign(prepared, authority.root_signer)
 
 
 @pytest.mark.parametrize("published", PUBLICATIONS)

@@ -22,6 +22,14 @@ def fingerprint(certificate: "x509.Certificate") -> str:
     return certificate.fingerprint(SHA256()).hex(":").upper()
 
 
+def common_name(certificate: "x509.Certificate") -> str:
+    """Return the common name of a certificate of this authority."""
+    from cryptography.x509.oid import NameOID
+
+    [name] = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+    return str(name.value)
+
+
 def certificate_as_json(certificate: "x509.Certificate") -> dict[str, Any]:
     """Return names, serial number, validity and fingerprint of a certificate, for JSON output."""
     return {
@@ -36,14 +44,11 @@ def certificate_as_json(certificate: "x509.Certificate") -> dict[str, Any]:
 
 def certificate_as_fields(title: str, certificate: "x509.Certificate") -> list[tuple[str, str]]:
     """Return common name, validity and fingerprint of a certificate, for `print_fields`."""
-    from cryptography.x509.oid import NameOID
-
-    [name] = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
     digest = fingerprint(certificate)
     middle = digest.find(":", len(digest) // 2) + 1
     begins, ends = certificate.not_valid_before_utc, certificate.not_valid_after_utc
     return [
-        (title, str(name.value)),
+        (title, common_name(certificate)),
         ("  valid", f"{begins:%Y-%m-%d} to {ends:%Y-%m-%d}"),
         ("  SHA-256", f"{digest[:middle]}\n{digest[middle:]}"),
     ]

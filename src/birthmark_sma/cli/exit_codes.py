@@ -25,6 +25,7 @@ REFUSED = 6
 _CODES: tuple[tuple[int, tuple[type[errors.BirthmarkError], ...]], ...] = (
     (CONFLICT, (errors.AlreadyInitialisedError, errors.ConflictError, errors.RotationError)),
     (CONFLICT, (errors.UnknownDeviceError, errors.UnknownAccessKeyError, errors.UnknownFlagError)),
+    (CONFLICT, (errors.UnknownCaError,)),
     (CONFIGURATION, (errors.ConfigurationError, errors.WrongSecretError, errors.PrivateFileError)),
     (
         CONFIGURATION,
@@ -32,7 +33,7 @@ _CODES: tuple[tuple[int, tuple[type[errors.BirthmarkError], ...]], ...] = (
     ),
     (DATABASE, (errors.NotInitialisedError, errors.KeyTablesError, errors.StorageError)),
     (DATABASE, (errors.BatchInterruptedError, errors.PoolFullError, errors.ShuttingDownError)),
-    (DATABASE, (errors.AuthorityAwayError,)),
+    (DATABASE, (errors.AuthorityAwayError, errors.IssuerChangedError)),
 )
 
 

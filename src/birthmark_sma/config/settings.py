@@ -41,21 +41,24 @@ _DEFAULT_PORTS = {"http": 80, "https": 443}
 # The commands that have a flag for a setting, as they are typed after `sma`.
 _SERVE = ("serve",)
 _SIZES = (*_SERVE, "init")
+_CA_CHANGES = ("ca rotate", "ca compromised", "ca roll-root")
 _ROOT_KEY = (
     *_SIZES,
     *("doctor", "backup", "restore", "ca publish-crl", "secrets rotate", "secrets check"),
+    *_CA_CHANGES,
 )
 _KEK = (
     *_SIZES,
     *("doctor", "restore", "provision", "provision-batch", "validate", "tables populate"),
     *("ca export", "ca publish-crl", "secrets rotate", "secrets check"),
+    *_CA_CHANGES,
 )
 _DATABASE = (
     *_KEK,
     *("migrate", "top", "backup", "devices list", "devices show", "devices suspend"),
     *("devices reinstate", "devices revoke", "devices retire", "devices re-enrol"),
     *("devices flagged", "devices reviewed"),
-    *("tables show", "ca show", "history prune", "history partitions"),
+    *("tables show", "ca show", "ca list", "history prune", "history partitions"),
     *("keys create", "keys list", "keys revoke", "keys rotate"),
 )
 _ABUSE = (*_SERVE, "devices flagged")
@@ -138,7 +141,8 @@ class Settings(BaseModel):
     root_key_file: Annotated[Path | None, Setting(_ROOT_KEY, default="in the data directory")] = (
         None
     )
-    """The file with the root's encrypted private key."""
+    """The file with the encrypted private key of the first root. Those of later roots are beside
+    it, with the root's number in their names."""
     ca_key_type: Annotated[CaKeyType, Setting(_SIZES)] = CaKeyType.RSA_4096
     """The key type of a new root and intermediate: rsa-4096, ec-p384 or ec-p256."""
     tables: Annotated[int, _between(TABLES_PER_DEVICE, MAX_WIRE_INTEGER), Setting(_SIZES)] = (

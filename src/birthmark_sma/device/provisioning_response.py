@@ -5,7 +5,7 @@ serial, under the pinned root, with secrets that only this camera can open. PURE
 """
 
 import json
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
 
 from cryptography import x509
@@ -36,10 +36,12 @@ def make_identity(
     pending: Pending,
     answer: bytes,
     *,
-    root_fingerprint: str | None = None,
+    root_fingerprints: Collection[str] = (),
     keys_per_table: int | None = None,
 ) -> Identity:
     """Check a response, and return the camera's identity.
+
+    `root_fingerprints` are those of the pinned roots; empty to accept any root.
 
     Raises UnusableAnswerError with the reason.
     """
@@ -58,9 +60,9 @@ def make_identity(
     if certified != load_private_key(pending.private_key).public_key():
         raise UnusableAnswerError("the certificate in its response is for another key")
     fingerprint = root.fingerprint(hashes.SHA256()).hex()
-    expected = fingerprint if root_fingerprint is None else root_fingerprint
-    if fingerprint != expected.lower().replace(":", ""):
-        raise UnusableAnswerError("its root certificate is not the one that the app pinned")
+    pinned = {each.lower().replace(":", "") for each in root_fingerprints}
+    if pinned and fingerprint not in pinned:
+        raise UnusableAnswerError("its root certificate is not one that the app pinned")
     try:
         # The camera's clock may be wrong, so the path is checked at a time from the certificates
         # themselves. An impossible date, such as in the year 0, raises ValueError.

@@ -11,7 +11,7 @@ from datetime import datetime
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
-from cryptography.x509.oid import AuthorityInformationAccessOID
+from cryptography.x509.oid import AuthorityInformationAccessOID, NameOID
 
 from birthmark_sma.errors import IssuerExpiredError, ProfileViolationError
 from birthmark_sma.pki import der, names, profiles
@@ -53,6 +53,27 @@ def prepare_intermediate(
     return _prepare(
         profile, public_key, _ca_name(profile), issuer=issuer, now=now, serial_number=serial_number
     )
+
+
+def prepare_cross(
+    certified: x509.Certificate, *, issuer: x509.Certificate, now: datetime, serial_number: int
+) -> Prepared:
+    """Prepare a cross-certificate: the root `issuer` certifies the name and key of another root.
+
+    It ends with the first of both. Raises IssuerExpiredError if the issuing root is not valid at
+    `now`.
+    """
+    [common_name] = certified.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+    [organization] = certified.subject.get_attributes_for_oid(NameOID.ORGANIZATION_NAME)
+    prepared = _prepare(
+        profiles.cross(str(common_name.value), str(organization.value)),
+        certified.public_key(),
+        certified.subject,
+        issuer=issuer,
+        now=now,
+        serial_number=serial_number,
+    )
+    return replace(prepared, not_after=min(prepared.not_after, certified.not_valid_after_utc))
 
 
 def prepare_device(

@@ -42,6 +42,7 @@ _MAX_HOST_NAME_CHARACTERS = 253
 # section 2.1).
 _LABEL = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?", re.ASCII)
 _TOP_LEVEL = re.compile(r"[A-Za-z]{2,63}", re.ASCII)
+_CA_NUMBER = re.compile(r" [0-9]+\Z")  # of the later CAs: "Simulated Mfg Root CA 2"
 _RESERVED_LABEL = re.compile(r"..--")  # RFC 5891, section 4.2.3.1: "xn--" and similar
 
 
@@ -66,7 +67,7 @@ def check_device_serial(device_serial: str) -> None:
     folded = fold(device_serial)
     if not folded:
         raise DeviceSerialRefusedError("A device serial has at least one character that is seen.")
-    if folded in _ca_names():
+    if _CA_NUMBER.sub("", folded) in _ca_names():
         raise DeviceSerialRefusedError("This is the name of a CA, and so of no device.")
 
 

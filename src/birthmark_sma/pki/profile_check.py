@@ -125,7 +125,7 @@ def _check_names(prepared: Prepared) -> None:
 
 
 def _check_self_issued(prepared: Prepared) -> None:
-    if prepared.profile not in (profiles.ROOT, profiles.SANDBOX_ROOT):
+    if prepared.profile.name != profiles.ROOT.name:
         raise ProfileViolationError("Only the root signs itself.")
     if prepared.issuer != prepared.subject:
         raise ProfileViolationError("The root names another issuer than itself.")

@@ -84,6 +84,8 @@ INTERMEDIATE = Profile(
     required=_EVERY_CERTIFICATE | {ExtensionOID.AUTHORITY_KEY_IDENTIFIER},
 )
 
+_CROSS = replace(ROOT, name="cross", required=INTERMEDIATE.required)
+
 DEVICE = Profile(
     name="device",
     common_name=None,
@@ -109,3 +111,18 @@ SANDBOX_INTERMEDIATE = replace(
     INTERMEDIATE, common_name=SANDBOX_INTERMEDIATE_COMMON_NAME, organization=SANDBOX_ORGANIZATION
 )
 SANDBOX_DEVICE = replace(DEVICE, organization=SANDBOX_ORGANIZATION)
+
+
+def numbered(profile: Profile, number: int) -> Profile:
+    """Return the profile of a CA that succeeds others: its common name ends in the number.
+
+    Each CA has its own name, because a verifier accepts a CRL for every certificate whose issuer
+    has the CRL's name (RFC 5280, section 6.3.3).
+    """
+    name = profile.common_name if number == 1 else f"{profile.common_name} {number}"
+    return replace(profile, common_name=name)
+
+
+def cross(common_name: str, organization: str) -> Profile:
+    """Return the profile of a cross-certificate for the root of these names (RFC 4210, 4.4)."""
+    return replace(_CROSS, common_name=common_name, organization=organization)

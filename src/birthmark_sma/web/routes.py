@@ -12,11 +12,14 @@ from enum import Enum
 from typing import TypeAlias
 
 from birthmark_sma.authority.access.store import KeyScope
-from birthmark_sma.authority.authority import (
+from birthmark_sma.authority.ca.issuers import (
+    CA_FILES,
     CRL_PATH,
     INTERMEDIATE_PATH,
     ROOT_CRL_PATH,
     ROOT_PATH,
+    ROOTS_PATH,
+    ROOTS_SIGNATURE_PATH,
 )
 from birthmark_sma.authority.rate_limits.limiter import Kind
 
@@ -47,7 +50,8 @@ class Route:
     """One path, or one directory of files, and everything that depends on it."""
 
     path: str
-    """It is also the label of the route in metrics and traces. With `files`, a directory."""
+    """It is also the label of the route in metrics and traces. With `files`, a directory, or a path
+    that ends with a parameter in braces."""
     scopes: Scopes = ANY_KEY
     methods: tuple[str, ...] = ("GET",)
     limit: Kind | None = Kind.ADMIN
@@ -64,6 +68,12 @@ class Route:
     navigation: str | None = None
     """The title in the navigation of the dashboard."""
 
+    @property
+    def prefix(self) -> bytes:
+        """The beginning of the paths of a route with `files`."""
+        directory, brace, _ = self.path.partition("{")
+        return (directory if brace else f"{self.path}/").encode()
+
 
 def _validation(path: str, *, batch: bool = False) -> Route:
     return Route(path, _VALIDATE, ("POST",), Kind.VALIDATE, batch=batch)
@@ -77,8 +87,8 @@ def _probe(path: str) -> Route:
     return Route(path, ANYONE, limit=None, credentials=Credentials.IGNORED, traced=False)
 
 
-def _pki(path: str) -> Route:
-    return Route(path, credentials=Credentials.IGNORED_IF_PUBLISHED, cacheable=True)
+def _pki(path: str, *, files: bool = False) -> Route:
+    return Route(path, credentials=Credentials.IGNORED_IF_PUBLISHED, files=files, cacheable=True)
 
 
 def _documentation(path: str, navigation: str | None = None) -> Route:
@@ -97,6 +107,7 @@ VALIDATE_LEGACY = _validation("/validate-legacy")
 LIVE = _probe("/health/live")
 READY = _probe("/health/ready")
 CRL = _pki(CRL_PATH)
+CA_FILE = _pki(f"{CA_FILES}/{{file}}", files=True)
 DASHBOARD = _page("/dashboard", "Overview")
 SIGN_IN = Route("/dashboard/sign-in", ANYONE, ("GET", "POST"), dashboard=True)
 SIGN_OUT = Route("/dashboard/sign-out", ADMIN, ("POST",), dashboard=True)
@@ -140,10 +151,13 @@ TABLE = (
     READY,
     Route("/metrics", ADMIN, traced=False),
     _documentation("/openapi.json"),
+    CA_FILE,
     CRL,
     _pki(INTERMEDIATE_PATH),
     _pki(ROOT_CRL_PATH),
     _pki(ROOT_PATH),
+    _pki(ROOTS_PATH),
+    _pki(ROOTS_SIGNATURE_PATH),
     REDOC,
     SANDBOX,
     _DOCUMENTATION_FILES,
@@ -160,7 +174,7 @@ ROUTES: Mapping[str, Route] = {route.path: route for route in TABLE}
 BY_RAW_PATH: Mapping[bytes, Route] = {route.path.encode(): route for route in TABLE}
 """The routes by their path as it is sent, without decoding. No route needs an escape, so a path
 with an escape, such as an encoded control character, is UNKNOWN."""
-_DIRECTORIES = tuple((f"{route.path}/".encode(), route) for route in TABLE if route.files)
+_DIRECTORIES = tuple((route.prefix, route) for route in TABLE if route.files)
 _PAGES = f"{DASHBOARD.path}/".encode()
 # File names without escapes, empty segments or segments such as "..", which leave the directory.
 _FILE = re.compile(rb"(?:[A-Za-z0-9_-][A-Za-z0-9._-]*/)*[A-Za-z0-9_-][A-Za-z0-9._-]*")

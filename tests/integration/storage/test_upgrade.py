@@ -12,6 +12,7 @@ from sqlalchemy import text
 from birthmark_sma.authority.access import store as access_key_store
 from birthmark_sma.authority.ca import crl_store
 from birthmark_sma.authority.ca import store as ca_store
+from birthmark_sma.authority.ca.store import CaRole, CaState
 from birthmark_sma.authority.devices import store as device_store
 from birthmark_sma.authority.devices.activity import most_active
 from birthmark_sma.authority.devices.revocation import change_device
@@ -258,9 +259,9 @@ def test_an_upgrade_from_before_stored_lists(empty_database: Database) -> None:
     )
     assert migrate(empty_database) == ("0003", HEAD_REVISION)
     with empty_database.read() as connection:
-        [some] = crl_store.iterate_listed(connection, datetime.now(UTC))
+        [some] = crl_store.iterate_listed(connection, "intermediate", datetime.now(UTC))
         assert [(each.certificate_serial, expires) for each, expires in some] == [("ab", None)]
-        assert crl_store.find_newest_head(connection, crl_store.INTERMEDIATE) is None
+        assert crl_store.find_newest_head(connection, "intermediate") is None
 
 
 def test_an_upgrade_from_before_earlier_certificates(empty_database: Database) -> None:
@@ -293,7 +294,7 @@ def test_an_upgrade_from_before_earlier_certificates(empty_database: Database) -
     )
     assert migrate(empty_database) == ("0009", HEAD_REVISION)
     with empty_database.read() as connection:
-        [some] = crl_store.iterate_listed(connection, datetime.now(UTC))
+        [some] = crl_store.iterate_listed(connection, "intermediate", datetime.now(UTC))
         [key] = access_key_store.all_keys(connection)
     assert {each.certificate_serial: expires for each, expires in some} == {
         "0": None,
@@ -360,3 +361,27 @@ def test_an_upgrade_puts_suspended_devices_on_hold(empty_database: Database) -> 
     assert change_device(empty_database, "device-1", reinstate("me")) == "device-1"
     with empty_database.read() as connection:
         assert ca_store.list_revocations(connection) == []
+
+
+def test_an_upgrade_from_one_issuer(empty_database: Database) -> None:
+    """Root and intermediate are the active ones, and all devices are under the intermediate."""
+    authority = ca()
+    migrate_to(empty_database, "0001")
+    for name, certificate in (("root", authority.root), ("intermediate", authority.intermediate)):
+        execute(
+            empty_database,
+            "INSERT INTO ca_certificates (name, certificate, created_at)"
+            " VALUES (:name, :pem, '2026-01-01 00:00:00.000000+00:00')",
+            name=name,
+            pem=certificate.public_bytes(Encoding.PEM).decode(),
+        )
+    register(empty_database, 1, "Pi")
+    assert migrate(empty_database) == ("0001", HEAD_REVISION)
+    with empty_database.read() as connection:
+        root, intermediate = ca_store.find_root_and_intermediate(connection)
+        assert ca_store.count_devices_under(connection) == {"intermediate": 1}
+        assert ca_store.find_roots_signature(connection) is None
+    assert (root.role, root.state, root.issuer) == (CaRole.ROOT, CaState.ACTIVE, "root")
+    assert intermediate.role is CaRole.INTERMEDIATE
+    assert (intermediate.state, intermediate.issuer) == (CaState.ACTIVE, "root")
+    assert intermediate.load() == authority.intermediate

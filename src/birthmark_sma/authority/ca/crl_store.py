@@ -1,10 +1,10 @@
 """SQL for published CRLs and for the revocations that belong on the next one; a cache of CRLs.
 
-Called by `crl_publication`, and by `web.api.crl`, which serves the CRLs of the cache. All processes
-serve the same stored CRL, found by its number, and must never serve an older one than another
-process has served before. CRLs form a chain: each has the number of the one before it (`follows`),
-and a unique constraint refuses a second successor. The entries of a CRL are therefore always read
-after all CRLs with lower numbers were stored, and it lacks none of their entries.
+Called by `crl_publication`, and by `web.api.pki_files`, which serves the CRLs of the cache. All
+processes serve the same stored CRL, found by its number, and must never serve an older one than
+another process has served before. CRLs form a chain: each has the number of the one before it
+(`follows`), and a unique constraint refuses a second successor. The entries of a CRL are therefore
+always read after all CRLs with lower numbers were stored, and it lacks none of their entries.
 """
 
 from collections.abc import Iterator, Sequence
@@ -18,10 +18,6 @@ from birthmark_sma.authority.ca.store import REVOKED, Revocation
 from birthmark_sma.storage.engine import Database
 from birthmark_sma.storage.portable_sql import insert_or_skip
 from birthmark_sma.storage.schema import authority, published_crls, revoked_certificates
-
-INTERMEDIATE = "intermediate"
-ROOT = "root"
-"""The issuers, by their names in `ca_certificates`."""
 
 _KEPT = 3  # a process that has just read the newest number must still find its CRL
 _CHUNK = 1_000  # entries that are read at a time
@@ -60,13 +56,17 @@ class PublishedCrl:
     der: bytes = field(repr=False)
 
 
-def read_state(connection: Connection) -> RevocationState:
-    """Return the current number of revocations, the time of the newest, and the generation."""
+def read_state(connection: Connection, issuer: str) -> RevocationState:
+    """Return the number of an issuer's revocations, the time of the newest, and the generation.
+
+    The generation is that of all issuers.
+    """
+    table = revoked_certificates.c
     generation = select(func.coalesce(func.max(authority.c.revocation_generation), 0))
-    query = select(
-        func.count(), func.max(revoked_certificates.c.revoked_at), generation.scalar_subquery()
+    query = select(func.count(), func.max(table.revoked_at), generation.scalar_subquery()).where(
+        table.certificate_issuer == issuer
     )
-    return RevocationState(*connection.execute(query.select_from(revoked_certificates)).one())
+    return RevocationState(*connection.execute(query).one())
 
 
 def raise_generation(transaction: Connection) -> None:
@@ -144,9 +144,9 @@ def add_crl(transaction: Connection, crl: PublishedCrl) -> bool:
 
 
 def iterate_listed(
-    connection: Connection, this_update: datetime
+    connection: Connection, issuer: str, this_update: datetime
 ) -> Iterator[Sequence[tuple[Revocation, datetime | None]]]:
-    """Yield the revocations for the next CRL, the oldest first, up to 1,000 at a time.
+    """Yield the revocations for an issuer's next CRL, the oldest first, up to 1,000 at a time.
 
     Each comes with the expiry of its certificate, or None if that is unknown. A certificate that
     has not expired is always included, even if it left the CRL before because of a wrong clock.
@@ -154,6 +154,7 @@ def iterate_listed(
     table = revoked_certificates.c
     rows = connection.execute(
         select(*REVOKED, table.certificate_expires_at)
+        .where(table.certificate_issuer == issuer)
         .where(or_(table.last_crl_number.is_(None), table.certificate_expires_at >= this_update))
         .order_by(table.revoked_at, table.certificate_serial)
     )

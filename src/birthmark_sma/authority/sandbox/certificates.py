@@ -12,9 +12,9 @@ from datetime import datetime, timedelta
 from cryptography import x509
 
 from birthmark_sma.authority.ca import store as ca_store
+from birthmark_sma.authority.ca.issuers import Issuer
 from birthmark_sma.authority.provisioning.issuance import CheckedRequest, DeviceIssuer
 from birthmark_sma.pki import crl, profiles
-from birthmark_sma.pki.keys.ca_keys import Signer
 from birthmark_sma.storage.engine import Database
 
 _AHEAD: ContextVar[timedelta] = ContextVar("clock_ahead", default=timedelta())
@@ -39,17 +39,17 @@ class SandboxDeviceIssuer(DeviceIssuer):
 
     profile = profiles.SANDBOX_DEVICE
 
-    def _issue(self, checked: CheckedRequest, now: datetime) -> x509.Certificate:
-        return super()._issue(checked, now + _AHEAD.get())
+    def _issue(self, checked: CheckedRequest, issuer: Issuer, now: datetime) -> x509.Certificate:
+        return super()._issue(checked, issuer, now + _AHEAD.get())
 
 
-def crl_as_of(database: Database, issuer: x509.Certificate, signer: Signer, now: datetime) -> bytes:
-    """Return a CRL (DER) of all revoked certificates, signed with the time `now`.
+def crl_as_of(database: Database, issuer: Issuer, now: datetime) -> bytes:
+    """Return a CRL (DER) of an issuer's revoked certificates, signed with the time `now`.
 
     The CRL is not stored.
     """
     with database.read() as connection:
-        revoked = ca_store.list_revocations(connection)
+        revoked = ca_store.list_revocations(connection, issuer.name)
     return crl.sign_crl(
         [
             crl.RevokedCertificate(
@@ -57,8 +57,8 @@ def crl_as_of(database: Database, issuer: x509.Certificate, signer: Signer, now:
             )
             for r in revoked
         ],
-        issuer=issuer,
-        signer=signer,
+        issuer=issuer.certificate,
+        signer=issuer.signer,
         # CRL numbers must increase (RFC 5280 section 5.2.3), as milliseconds do.
         number=int(now.timestamp() * 1_000),
         this_update=now,

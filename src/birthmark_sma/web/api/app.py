@@ -8,7 +8,6 @@ import asyncio
 import gc
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from functools import partial
 from typing import TYPE_CHECKING
 
 from fastapi import APIRouter, FastAPI
@@ -16,14 +15,13 @@ from starlette.responses import RedirectResponse
 
 from birthmark_sma import __version__
 from birthmark_sma.authority.authority import Authority
-from birthmark_sma.authority.ca.crl_store import INTERMEDIATE, ROOT, ServedCrl, ServedCrls
 from birthmark_sma.authority.sandbox.guards import check_kind
 from birthmark_sma.runtime.shared_memory_metrics import SharedCounters
 from birthmark_sma.web.api import (
-    crl,
     docs_pages,
     health,
     openapi,
+    pki_files,
     prometheus,
     provision,
     validate,
@@ -34,10 +32,10 @@ from birthmark_sma.web.dashboard import routes as dashboard_routes
 from birthmark_sma.web.dashboard import static_files
 from birthmark_sma.web.middleware.authentication import Authenticator
 from birthmark_sma.web.middleware.request_metrics import RequestLog, RequestMetrics
-from birthmark_sma.web.middleware.timeouts import Deadlines, SharedQuery, WorkerPool
+from birthmark_sma.web.middleware.timeouts import Deadlines, WorkerPool
 from birthmark_sma.web.pipeline import Application
 from birthmark_sma.web.routes import DASHBOARD, DASHBOARD_FILES
-from birthmark_sma.web.server_state import ApiRequest, ServerState
+from birthmark_sma.web.server_state import ApiRequest, NewestCrls, ServerState
 
 if TYPE_CHECKING:
     from birthmark_sma.web.middleware.tracing import Tracing
@@ -51,7 +49,6 @@ _MOST_WAITING = 100
 _YOUNG_OBJECTS = 20_000
 """New objects before a garbage collection. With Python's 700, each of 128 requests under way is
 looked at several times: a tenth of the time of a camera token."""
-_CRL_SECONDS = 4.0  # the timeout of a query for a revocation list
 
 _front = APIRouter()
 _API = (
@@ -60,7 +57,7 @@ _API = (
     validate_published.router,
     provision.router,
     health.router,
-    crl.router,
+    pki_files.router,
     prometheus.router,
 )
 _ROUTERS = (*_API, *dashboard_routes.ROUTERS, _front)
@@ -152,8 +149,7 @@ async def _serving(
             quick=quick,
             probes=probes,
             deadlines=Deadlines(),
-            intermediate_crl=_newest_crl(authority.served_crls, INTERMEDIATE, quick),
-            root_crl=_newest_crl(authority.served_crls, ROOT, quick),
+            crls=NewestCrls(authority.served_crls, quick),
             exporting=asyncio.Lock(),
         )
         await authority.rate_limits.start()
@@ -185,12 +181,3 @@ def _pool(name: str, threads: int) -> Iterator[WorkerPool]:
         yield pool
     finally:
         pool.shutdown()
-
-
-def _newest_crl(
-    served: ServedCrls, issuer: str, threads: WorkerPool
-) -> SharedQuery[ServedCrl | None]:
-    """Return the query for an issuer's newest list; while the database is away, the last one."""
-    return SharedQuery(
-        threads, partial(served.newest, issuer), partial(served.last_known, issuer), _CRL_SECONDS
-    )

@@ -21,6 +21,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from birthmark_sma import errors
 from birthmark_sma.authority.authority import Authority
+from birthmark_sma.authority.ca.store import FIRST_INTERMEDIATE
 from birthmark_sma.authority.devices import revocation, states
 from birthmark_sma.authority.sandbox.certificates import crl_as_of, shifted_clock
 from birthmark_sma.authority.sandbox.validation import as_of_table
@@ -311,12 +312,10 @@ class FaultInjector:
 
     async def _list_as_of(self, now: datetime) -> Response:
         authority = self._authority
+        # The route is that of the first intermediate's list.
+        issuer = authority.issuers.issuer(FIRST_INTERMEDIATE) or authority.issuer
         signed = await run_with_timeout(
-            self._find_state().quick,
-            lambda: crl_as_of(
-                authority.database, authority.issuer.certificate, authority.issuer.signer, now
-            ),
-            _SECONDS,
+            self._find_state().quick, lambda: crl_as_of(authority.database, issuer, now), _SECONDS
         )
         return Response(signed, media_type="application/pkix-crl")
 

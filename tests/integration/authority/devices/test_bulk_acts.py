@@ -103,7 +103,9 @@ def test_an_entry_knows_when_its_certificate_expires(authority: Authority) -> No
     register(authority, replace(device(1), certificate_expires_at=ends))
     act(authority, DeviceCriteria(family="Test"), RETIRE)
     with authority.database.read() as connection:
-        entries = crl_store.iterate_listed(connection, authority.database.clock.now())
+        entries = crl_store.iterate_listed(
+            connection, "intermediate", authority.database.clock.now()
+        )
         [[(_, expires_at)]] = list(entries)
     assert expires_at == ends
 

@@ -71,8 +71,7 @@ def revocations(authority: Authority) -> list[Revocation]:
 
 def crl_of(authority: Authority) -> x509.CertificateRevocationList:
     """Publish what was revoked, and return the list."""
-    issuer = authority.issuer
-    publish_due_crl(authority.database, issuer.certificate, issuer.signer, at_once=True)
+    publish_due_crl(authority.database, authority.issuer, at_once=True)
     crl = authority.served_crls.newest("intermediate")
     assert crl is not None
     return x509.load_der_x509_crl(crl.der)

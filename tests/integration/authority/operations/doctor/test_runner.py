@@ -15,6 +15,7 @@ import pytest
 from birthmark_sma.authority.access.keys import KeyTerms, create_key
 from birthmark_sma.authority.access.store import KeyScope
 from birthmark_sma.authority.authority import Authority
+from birthmark_sma.authority.ca.succession import Successions
 from birthmark_sma.authority.devices.store import COLLISION_SEPARATOR
 from birthmark_sma.authority.operations.doctor.findings import Finding, State, worst
 from birthmark_sma.authority.operations.doctor.runner import examine
@@ -363,3 +364,29 @@ def test_a_user_who_may_not_write(postgres_url: str, tmp_path: Path) -> None:
     finally:
         with psycopg.connect(postgres_url, autocommit=True) as connection:
             connection.execute(f"DROP OWNED BY {role}; DROP ROLE {role}")
+
+
+def test_successors_content_the_doctor(authority: Authority, settings: Settings) -> None:
+    """It names the command for each step, and is content once a successor is active."""
+    acts = Successions(authority.database, settings)
+    later = NOW + 4.1 * 365 * DAY
+    finding = found(settings, later)["intermediate CA"]
+    assert "sma ca rotate" in (finding.remedy or "")
+    acts.rotate(prepare_only=True)
+    # It was made a moment later, and so ends a moment later.
+    assert "--activate intermediate-2" in (found(settings, later)["intermediate CA"].remedy or "")
+    acts.activate("intermediate-2")
+    findings = found(settings, NOW)
+    assert findings["intermediate CA"].state is State.WELL
+    assert "retiring" in findings["intermediate CA"].sentence
+    late = NOW + 8.5 * 365 * DAY
+    assert "sma ca roll-root" in (found(settings, late)["root CA"].remedy or "")
+    acts.roll_root()
+    findings = found(settings, late)
+    assert findings["root CA"].state is State.WELL
+    assert "sma ca roll-root" in (findings["root-2 CA"].remedy or "")
+    new_camera(authority, "exposed")
+    acts.compromise("intermediate-3")
+    finding = found(settings)["intermediate-3 CA"]
+    assert finding.state is State.WARNING
+    assert "1 device has certificates under intermediate-3" in finding.sentence
