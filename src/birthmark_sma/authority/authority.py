@@ -39,6 +39,7 @@ from birthmark_sma.authority.key_tables import cache as key_table_cache
 from birthmark_sma.authority.key_tables import store as key_table_store
 from birthmark_sma.authority.key_tables.cache import KeyTableCache
 from birthmark_sma.authority.key_tables.usage import KeyTableUsage
+from birthmark_sma.authority.ocsp.delegation import Delegation
 from birthmark_sma.authority.provisioning.bulk import BulkProvisioner
 from birthmark_sma.authority.provisioning.idempotency import StoredResponses
 from birthmark_sma.authority.provisioning.issuance import DeviceIssuer, Issuer
@@ -62,11 +63,13 @@ from birthmark_sma.storage.engine import Database, open_database
 from birthmark_sma.storage.group_commit import GroupCommit
 from birthmark_sma.storage.migration import check_schema, migrate
 
-# CRL_PATH and INTERMEDIATE_PATH are part of device certificates, so they must never change.
+# CRL_PATH, INTERMEDIATE_PATH and OCSP_PATH are part of device certificates: they must never change.
 CRL_PATH = "/pki/intermediate.crl"
 ROOT_CRL_PATH = "/pki/root.crl"
 INTERMEDIATE_PATH = "/pki/intermediate.crt"
 ROOT_PATH = "/pki/root.crt"
+OCSP_PATH = "/pki/ocsp/"
+"""Clients append a request. libc2pa drops the last segment of a URL without the final slash."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +93,7 @@ class Authority:
     """The rate limits of the server. The server starts and closes them, in its event loop."""
     figures: ServerMetrics = field(repr=False)
     served_crls: ServedCrls = field(repr=False)
+    ocsp_delegation: Delegation = field(repr=False)
     sandbox: bool = False
     """True if the authority was created as a sandbox."""
 
@@ -106,6 +110,7 @@ class Authority:
         self.validator.copy_figures()
         self.provisioner.copy_figures()
         self.figures.copy_rate_limits(self.rate_limits.figures)
+        self.figures.copy_ocsp_expiry(self.ocsp_delegation.earliest_end())
 
     @property
     def table_sizes(self) -> TableSizes:
@@ -170,6 +175,8 @@ def open_authority(
     database.warn_when_slow(settings.slow_query_ms / 1000)
     figures = ServerMetrics(shared_counters)
     served_crls = ServedCrls(database)
+    issuers = (parts.issuer,)
+    ocsp_delegation = Delegation(lambda: issuers, database.clock.now)
     rate_limits = make_rate_limits(settings, shared_windows)
     validator_class = SandboxValidator if parts.sandbox else Validator
     validator = validator_class(
@@ -196,6 +203,7 @@ def open_authority(
         writers=(validator.writer, provisioner.writer),
         figures=figures,
         served_crls=served_crls,
+        ocsp_delegation=ocsp_delegation,
         key_cache=key_cache,
         background_tasks=(
             validator.activity,
@@ -212,6 +220,7 @@ def open_authority(
             KeyReloader(database, parts.secrets.keks, key_cache),
             KeyTableUsage(database),
             CrlPublication(database, parts.issuer.certificate, parts.issuer.signer, served_crls),
+            ocsp_delegation,
             *((WalCheckpoint(database),) if settings.uses_sqlite else ()),
             *((SandboxExpiry(database),) if parts.sandbox else ()),
         ),
@@ -396,4 +405,8 @@ def make_abuse_policy(settings: Settings) -> AbusePolicy:
 def _publication(settings: Settings) -> Publication | None:
     if settings.public_url is None:
         return None
-    return Publication(settings.public_url + CRL_PATH, settings.public_url + INTERMEDIATE_PATH)
+    return Publication(
+        crl_url=settings.public_url + CRL_PATH,
+        issuer_url=settings.public_url + INTERMEDIATE_PATH,
+        ocsp_url=settings.public_url + OCSP_PATH,
+    )

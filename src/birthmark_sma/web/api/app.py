@@ -17,12 +17,15 @@ from starlette.responses import RedirectResponse
 from birthmark_sma import __version__
 from birthmark_sma.authority.authority import Authority
 from birthmark_sma.authority.ca.crl_store import INTERMEDIATE, ROOT, ServedCrl, ServedCrls
+from birthmark_sma.authority.ocsp.responder import OcspResponder
+from birthmark_sma.authority.ocsp.store import find_certificates
 from birthmark_sma.authority.sandbox.guards import check_kind
 from birthmark_sma.runtime.shared_memory_metrics import SharedCounters
 from birthmark_sma.web.api import (
     crl,
     docs_pages,
     health,
+    ocsp,
     openapi,
     prometheus,
     provision,
@@ -34,7 +37,12 @@ from birthmark_sma.web.dashboard import routes as dashboard_routes
 from birthmark_sma.web.dashboard import static_files
 from birthmark_sma.web.middleware.authentication import Authenticator
 from birthmark_sma.web.middleware.request_metrics import RequestLog, RequestMetrics
-from birthmark_sma.web.middleware.timeouts import Deadlines, SharedQuery, WorkerPool
+from birthmark_sma.web.middleware.timeouts import (
+    Deadlines,
+    GatheredQuery,
+    SharedQuery,
+    WorkerPool,
+)
 from birthmark_sma.web.pipeline import Application
 from birthmark_sma.web.routes import DASHBOARD, DASHBOARD_FILES
 from birthmark_sma.web.server_state import ApiRequest, ServerState
@@ -44,14 +52,16 @@ if TYPE_CHECKING:
 
 _THREADS = 2
 """The number of threads in each of three pools for database queries: slow ones (statistics, pages,
-exports), quick ones (sessions, revocation lists) and probes. With one pool, a caller that requests
+exports), quick ones (sessions, CRLs, OCSP) and probes. With one pool, a caller that requests
 statistics all the time would block the others and make a healthy server fail its probes."""
 _MOST_WAITING = 100
 """The most queries that may wait in a pool. Further ones are refused with 503."""
 _YOUNG_OBJECTS = 20_000
 """New objects before a garbage collection. With Python's 700, each of 128 requests under way is
 looked at several times: a tenth of the time of a camera token."""
-_CRL_SECONDS = 4.0  # the timeout of a query for a revocation list
+# The timeouts of a query for a revocation list, and for certificates.
+_CRL_SECONDS = 4.0
+_OCSP_SECONDS = 4.0
 
 _front = APIRouter()
 _API = (
@@ -61,6 +71,7 @@ _API = (
     provision.router,
     health.router,
     crl.router,
+    ocsp.router,
     prometheus.router,
 )
 _ROUTERS = (*_API, *dashboard_routes.ROUTERS, _front)
@@ -154,6 +165,7 @@ async def _serving(
             deadlines=Deadlines(),
             intermediate_crl=_newest_crl(authority.served_crls, INTERMEDIATE, quick),
             root_crl=_newest_crl(authority.served_crls, ROOT, quick),
+            ocsp=_ocsp_responder(authority, quick),
             exporting=asyncio.Lock(),
         )
         await authority.rate_limits.start()
@@ -194,3 +206,8 @@ def _newest_crl(
     return SharedQuery(
         threads, partial(served.newest, issuer), partial(served.last_known, issuer), _CRL_SECONDS
     )
+
+
+def _ocsp_responder(authority: Authority, threads: WorkerPool) -> OcspResponder:
+    look_up = GatheredQuery(threads, partial(find_certificates, authority.database), _OCSP_SECONDS)
+    return OcspResponder(authority.ocsp_delegation, look_up.read, authority.figures)
