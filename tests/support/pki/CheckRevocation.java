@@ -2,6 +2,7 @@ import java.io.BufferedReader;
 import java.io.FileInputStream;
 import java.io.InputStream;
 import java.io.InputStreamReader;
+import java.net.URI;
 import java.security.cert.CertPathValidator;
 import java.security.cert.CertPathValidatorException;
 import java.security.cert.CertificateFactory;
@@ -17,9 +18,9 @@ import java.util.Set;
 /**
  * Asks OCSP about the leaves of many certification paths with Java's PKIXRevocationChecker.
  *
- * <p>Each line of standard input names three PEM files, separated by tabs: the trusted root, the
- * leaf and its issuer. The URL of the responder is the one in the leaf. For each line it prints
- * "good", "revoked: " and the reason, or "refused: " and the validator's message.
+ * <p>Each line of standard input names three PEM files and the URL of the responder, separated by
+ * tabs: the trusted root, the leaf, its issuer, the URL. For each line it prints "good", "revoked: "
+ * and the reason, or "refused: " and the validator's message.
  */
 public final class CheckRevocation {
     private CheckRevocation() {}
@@ -34,6 +35,7 @@ public final class CheckRevocation {
     private static String judge(String[] files) throws Exception {
         CertPathValidator validator = CertPathValidator.getInstance("PKIX");
         PKIXRevocationChecker checker = (PKIXRevocationChecker) validator.getRevocationChecker();
+        checker.setOcspResponder(URI.create(files[3]));
         checker.setOptions(
                 EnumSet.of(
                         PKIXRevocationChecker.Option.ONLY_END_ENTITY,

@@ -129,8 +129,8 @@ class Files(NamedTuple):
 def ask_openssl(files: Files, *options: str) -> str:
     """Return what `openssl ocsp` says, which verifies the response under the root alone."""
     ran = _run(
-        *("openssl", "ocsp", "-issuer", files.issuer, "-cert", files.device, "-url", files.url),
-        *("-CAfile", files.root, "-no-CApath", "-no-CAstore", *options),
+        *("openssl", "ocsp", *options, "-issuer", files.issuer, "-cert", files.device),
+        *("-url", files.url, "-CAfile", files.root, "-no-CApath", "-no-CAstore"),
     )
     assert "Response verify OK" in ran, ran
     return ran
@@ -149,7 +149,7 @@ def ask_gnutls(files: Files, *options: str) -> str:
 
 def ask_java(files: Sequence[Files]) -> list[str]:
     """Return the verdict of Java's PKIXRevocationChecker on each path, without a CRL to fall on."""
-    lines = "".join(f"{each.root}\t{each.device}\t{each.issuer}\n" for each in files)
+    lines = "".join(f"{each.root}\t{each.device}\t{each.issuer}\t{each.url}\n" for each in files)
     program = Path(__file__).with_name("CheckRevocation.java")
     ran = subprocess.run(
         ["java", "-Xshare:auto", "-XX:TieredStopAtLevel=1", program],
