@@ -78,8 +78,11 @@ class Route:
 
 # File names without escapes, empty segments or segments such as "..", which leave the directory.
 _FILE = re.compile(rb"(?:[A-Za-z0-9_-][A-Za-z0-9._-]*/)*[A-Za-z0-9_-][A-Za-z0-9._-]*")
-# Base64, whose characters may be percent-encoded. Nothing else is encoded: no control character.
-_BASE64 = re.compile(rb"(?:[A-Za-z0-9+/=]|%(?:2[BbFf]|3[0-9Dd]|[46][1-9A-Fa-f]|[57][0-9Aa]))+")
+# The base64 of a SEQUENCE, whose characters may be percent-encoded. Nothing else is encoded, and so
+# no control character.
+_OCSP_REQUEST = re.compile(
+    rb"(?:M|%4[Dd])(?:[A-Za-z0-9+/=]|%(?:2[BbFf]|3[0-9Dd]|[46][1-9A-Fa-f]|[57][0-9Aa]))*"
+)
 
 
 def _validation(path: str, *, batch: bool = False) -> Route:
@@ -114,10 +117,11 @@ VALIDATE_LEGACY = _validation("/validate-legacy")
 LIVE = _probe("/health/live")
 READY = _probe("/health/ready")
 CRL = _pki(CRL_PATH)
-_OCSP = replace(_pki(OCSP_PATH), methods=("GET", "POST"), limit=None)
-OCSP = replace(_OCSP, aliases=(OCSP_PATH.rstrip("/"),))
-OCSP_GET = replace(_OCSP, path=f"{OCSP_PATH}{{request}}", tail=_BASE64)
-"""Responses that need a signature of their own are limited by the endpoint."""
+OCSP = replace(
+    _pki(OCSP_PATH), methods=("GET", "POST"), limit=None, aliases=(OCSP_PATH.rstrip("/"),)
+)
+"""The endpoint limits only the responses that need a signature of their own."""
+OCSP_GET = replace(_pki(f"{OCSP_PATH}{{request}}"), limit=None, tail=_OCSP_REQUEST)
 DASHBOARD = _page("/dashboard", "Overview")
 SIGN_IN = Route("/dashboard/sign-in", ANYONE, ("GET", "POST"), dashboard=True)
 SIGN_OUT = Route("/dashboard/sign-out", ADMIN, ("POST",), dashboard=True)

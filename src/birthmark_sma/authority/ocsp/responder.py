@@ -1,11 +1,10 @@
 """Answer OCSP requests: from the cache, or signed on demand (RFC 6960, RFC 9919).
 
-`web.api.ocsp` calls `OcspResponder.answer`. The status in a response is never older than a second
-when the response leaves, unless the database is away: each process reads a certificate's row again
-at most once a second, and many rows in one query. A revocation, or a reinstatement, therefore shows
-on every process within two seconds, whoever made it. A signed response is sent again as long as the
-status is the same, for up to five minutes. This module must never report an unknown certificate as
-good.
+`web.api.pki.ocsp` calls `OcspResponder.answer`. The status in a response is at most a second old
+when the response leaves, unless the database is away: each process reads the row of a certificate
+again at most once a second, and many rows in one query. So a revocation or a reinstatement shows on
+every process within two seconds, whoever made it. A signed response is sent again while the status
+is the same, for up to five minutes. This module must never report an unknown certificate as good.
 """
 
 import asyncio

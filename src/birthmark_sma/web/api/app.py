@@ -22,10 +22,8 @@ from birthmark_sma.authority.ocsp.store import find_certificates
 from birthmark_sma.authority.sandbox.guards import check_kind
 from birthmark_sma.runtime.shared_memory_metrics import SharedCounters
 from birthmark_sma.web.api import (
-    crl,
     docs_pages,
     health,
-    ocsp,
     openapi,
     prometheus,
     provision,
@@ -33,6 +31,7 @@ from birthmark_sma.web.api import (
     validate_batch,
     validate_published,
 )
+from birthmark_sma.web.api.pki import crl, ocsp
 from birthmark_sma.web.dashboard import routes as dashboard_routes
 from birthmark_sma.web.dashboard import static_files
 from birthmark_sma.web.middleware.authentication import Authenticator

@@ -1,10 +1,9 @@
 """Timeouts: of database queries, which run in threads, and of the verdicts that requests wait for.
 
 The endpoints and the dashboard use `run_with_timeout` on the WorkerPools of the server;
-`web.api.crl` uses `SharedQuery`, `web.api.ocsp` uses `GatheredQuery`, and `web.api.prometheus` uses
-`MetricsCache`. A query whose result
-no one waits for any more is ended (`storage.interruption`), so that it does not keep a thread and
-the database busy. `web.api.validate` adds its futures to `Deadlines`.
+`web.api.pki` uses `SharedQuery` and `GatheredQuery`, and `web.api.prometheus` uses `MetricsCache`.
+A query whose result no one waits for any more is ended (`storage.interruption`), so that it does
+not keep a thread and the database busy. `web.api.validate` adds its futures to `Deadlines`.
 """
 
 import asyncio

@@ -125,6 +125,9 @@ ROUTES: dict[tuple[str, str], set[str] | None] = {
     ("GET", "/pki/intermediate.crt"): EVERY,
     ("GET", "/pki/intermediate.crl"): EVERY,
     ("GET", "/pki/root.crl"): EVERY,
+    ("GET", "/pki/ocsp/"): EVERY,
+    ("POST", "/pki/ocsp/"): EVERY,
+    ("GET", "/pki/ocsp/{request}"): EVERY,
     ("GET", "/"): None,
     ("GET", "/dashboard"): {"admin"},
     ("GET", "/dashboard/callers"): {"admin"},
@@ -152,9 +155,10 @@ ROUTES: dict[tuple[str, str], set[str] | None] = {
 
 PLACES = {
     "/dashboard/static": "/dashboard/static/curve.js",
+    "/pki/ocsp/{request}": "/pki/ocsp/MAA=",
     "/static-offline-docs": "/static-offline-docs/vendor/swagger-ui/swagger-ui.css",
 }
-"""What is asked for of a directory."""
+"""What is asked for of a directory, or with a parameter."""
 
 
 DOCUMENTED = {PROVISION, VALIDATE, BATCH, PUBLISHED, "/health", "/stats", "/pki/root.crt"}

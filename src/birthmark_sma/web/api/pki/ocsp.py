@@ -17,7 +17,7 @@ from birthmark_sma.authority.rate_limits.limiter import Kind
 from birthmark_sma.errors import OcspRequestRefusedError
 from birthmark_sma.pki.ocsp.requests import MOST_BYTES, decode_get
 from birthmark_sma.web.api import openapi
-from birthmark_sma.web.api.crl import is_known
+from birthmark_sma.web.api.pki.crl import is_known
 from birthmark_sma.web.middleware.rate_limit import consume, consume_shared
 from birthmark_sma.web.middleware.request_body import read_bytes
 from birthmark_sma.web.problems import RequestError
@@ -40,11 +40,41 @@ _EXPLAINED = (
 router = APIRouter(tags=["operate"])
 
 
+@router.post(
+    OCSP.path,
+    summary="The status of certificates (OCSP by POST)",
+    description=_EXPLAINED,
+    response_class=Response,
+    openapi_extra={"requestBody": {"required": True, "content": {_REQUEST_TYPE.decode(): _BINARY}}},
+    responses={200: _RESPONSE, **openapi.problems(OCSP.path, 413, 415, 429, 500)},
+)
+async def answer_post(request: ApiRequest) -> Response:
+    """Return the response to the request in the body."""
+    media_types = request.context.header_values(b"content-type")
+    if [each.partition(b";")[0].strip().lower() for each in media_types] != [_REQUEST_TYPE]:
+        raise RequestError(
+            "unsupported-media-type",
+            "Send an OCSPRequest in DER, with one Content-Type: application/ocsp-request.",
+        )
+    return _send(request, await _answer(request, await read_bytes(request.receive, MOST_BYTES)))
+
+
 @router.get(
     OCSP_GET.path,
     summary="The status of a certificate (OCSP by GET)",
-    description=f"`request` is an OCSPRequest, as base64 of its DER. {_EXPLAINED}",
+    description=_EXPLAINED,
     response_class=Response,
+    openapi_extra={
+        "parameters": [
+            {
+                "name": "request",
+                "in": "path",
+                "required": True,
+                "description": "The base64 of an OCSPRequest (DER), percent-encoded",
+                "schema": {"type": "string", "contentEncoding": "base64"},
+            }
+        ]
+    },
     responses={
         200: _RESPONSE,
         304: {"description": "The response that `If-None-Match` names is still sent"},
@@ -68,25 +98,6 @@ async def answer_get(request: ApiRequest) -> Response:
 async def answer_nothing(request: ApiRequest) -> Response:
     """Return malformedRequest, as there is no request in the path."""
     return _send(request, await _answer(request, b""))
-
-
-@router.post(
-    OCSP.path,
-    summary="The status of certificates (OCSP by POST)",
-    description=_EXPLAINED,
-    response_class=Response,
-    openapi_extra={"requestBody": {"required": True, "content": {_REQUEST_TYPE.decode(): _BINARY}}},
-    responses={200: _RESPONSE, **openapi.problems(OCSP.path, 413, 415, 429, 500)},
-)
-async def answer_post(request: ApiRequest) -> Response:
-    """Return the response to the request in the body."""
-    media_types = request.context.header_values(b"content-type")
-    if [each.partition(b";")[0].strip().lower() for each in media_types] != [_REQUEST_TYPE]:
-        raise RequestError(
-            "unsupported-media-type",
-            "Send an OCSPRequest in DER, with one Content-Type: application/ocsp-request.",
-        )
-    return _send(request, await _answer(request, await read_bytes(request.receive, MOST_BYTES)))
 
 
 async def _answer(request: ApiRequest, der: bytes) -> OcspAnswer:
