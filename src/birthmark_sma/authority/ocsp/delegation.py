@@ -92,8 +92,9 @@ class Delegation(BackgroundTask):
         """Renew what is due, and forget issuers that are no longer there."""
         now = self.now()  # the database's clock counts
         issuers = self.issuers()
-        for gone in self._signers.keys() - {each.certificate for each in issuers}:
-            del self._signers[gone]
+        with self._renewing:
+            for gone in self._signers.keys() - {each.certificate for each in issuers}:
+                del self._signers[gone]
         for issuer in issuers:
             try:
                 self.renew(issuer, now)

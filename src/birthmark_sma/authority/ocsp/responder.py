@@ -145,7 +145,8 @@ class OcspResponder:
             return self._send_again(cert_id, kept)
         try:
             found = await self._look_up([cert_id.serial_number])
-        except (DatabaseUnavailableError, PoolFullError):
+        except DatabaseUnavailableError:
+            # Not after PoolFullError: a flood of requests must not keep an old status alive.
             if kept is None:
                 raise
             kept.read_at = seconds_since_boot()  # the next second does not wait for the database

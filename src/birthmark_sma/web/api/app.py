@@ -58,9 +58,8 @@ _MOST_WAITING = 100
 _YOUNG_OBJECTS = 20_000
 """New objects before a garbage collection. With Python's 700, each of 128 requests under way is
 looked at several times: a tenth of the time of a camera token."""
-# The timeouts of a query for a revocation list, and for certificates.
-_CRL_SECONDS = 4.0
-_OCSP_SECONDS = 4.0
+_CRL_SECONDS = 4.0  # the timeout of a query for a revocation list
+_OCSP_SECONDS = 2.0  # that of a query for certificates: a later result would be too old to tell
 
 _front = APIRouter()
 _API = (

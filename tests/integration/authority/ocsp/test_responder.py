@@ -36,7 +36,7 @@ from birthmark_sma.authority.server_metrics import (
     OcspSource,
     ServerMetrics,
 )
-from birthmark_sma.errors import DatabaseUnavailableError, RateLimitedError
+from birthmark_sma.errors import DatabaseUnavailableError, PoolFullError, RateLimitedError
 from birthmark_sma.pki.keys.ca_keys import CaKeyType
 from birthmark_sma.pki.ocsp.responses import Status
 from tests.support.authorities import execute, new_camera, rows_of
@@ -52,7 +52,7 @@ class Scene:
         self.issuer = authority.issuer.certificate
         self.now = authority.database.clock.now()
         self.boot = 1_000.0
-        self.away = False
+        self.fault: Exception | None = None
         self.looked_up: list[Collection[int]] = []
         self.admitted = 0
         self.limit = 1_000
@@ -65,8 +65,8 @@ class Scene:
     async def look_up(self, serials: Collection[int]) -> Mapping[int, FoundCertificate]:
         """Read the register, unless the database is away."""
         self.looked_up.append(serials)
-        if self.away:
-            raise DatabaseUnavailableError("it is away")
+        if self.fault is not None:
+            raise self.fault
         return find_certificates(self.authority.database, serials)
 
     async def admit(self) -> None:
@@ -275,7 +275,7 @@ def test_the_database_goes_away(scene: Scene) -> None:
     """The last signature serves as long as caches may keep it; what is not there comes later."""
     number, other = scene.camera("a"), scene.camera("b")
     first = scene.signed(number)
-    scene.away = True
+    scene.fault = DatabaseUnavailableError("it is away")
     scene.pass_time(MAX_AGE.total_seconds() - 2)
     assert scene.signed(number) is first
     asked = len(scene.looked_up)
@@ -288,9 +288,21 @@ def test_the_database_goes_away(scene: Scene) -> None:
     scene.pass_time(3)
     assert status_of(scene.ask(request_for(scene.issuer, number)).der) is later
     assert OCSP_ERRORS.total(scene.figures.shared_counters.all())["try_later",] == 3
-    scene.away = False
+    scene.fault = None
     revoke_device(scene.authority.database, "a", "key_compromise")
     assert scene.status(number) == "revoked"
+
+
+def test_a_flood_keeps_no_old_status_alive(scene: Scene) -> None:
+    """A queue that is full is no outage: the answer comes later, and is not an old one."""
+    number = scene.camera()
+    scene.signed(number)
+    scene.pass_time(1)
+    scene.fault = PoolFullError()
+    refused = scene.ask(request_for(scene.issuer, number))
+    assert status_of(refused.der) is ocsp.OCSPResponseStatus.TRY_LATER
+    scene.fault = None
+    assert scene.status(number) == "good"
 
 
 def test_the_clock_is_set_back(scene: Scene) -> None:
