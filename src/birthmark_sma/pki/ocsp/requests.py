@@ -12,7 +12,7 @@ import base64
 import binascii
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 from urllib.parse import unquote_to_bytes
 
@@ -61,7 +61,7 @@ class OcspRequest:
     """A request for the status of 1 to 10 certificates. `nonce` is None, or 1 to 128 bytes."""
 
     certificates: tuple[CertId, ...]
-    nonce: bytes | None
+    nonce: bytes | None = field(repr=False)
 
 
 def decode_get(text: bytes) -> bytes:
