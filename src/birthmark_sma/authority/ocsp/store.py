@@ -4,15 +4,16 @@
 the register does not have as the certificate of an active device.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import select
+from sqlalchemy import Connection, select
 
 from birthmark_sma.pki.ocsp.responses import CERTIFICATE_HOLD, REASONS, CertificateStatus, Status
 from birthmark_sma.protocol.verdict import DeviceStatus
 from birthmark_sma.storage.engine import Database
+from birthmark_sma.storage.outages.retries import retry
 from birthmark_sma.storage.portable_sql import is_any_of
 from birthmark_sma.storage.schema import registered_devices, revoked_certificates
 
@@ -33,34 +34,43 @@ def find_certificates(
 ) -> Mapping[int, FoundCertificate]:
     """Return the certificates that are registered or revoked, by serial number.
 
-    Raises DatabaseUnavailableError.
+    A connection that was lost while it lay in the pool is replaced. Raises
+    DatabaseUnavailableError.
     """
     serials = [f"{number:x}" for number in serial_numbers]
+
+    def find() -> dict[str, FoundCertificate]:
+        with database.read() as connection:
+            return _find(connection, serials)
+
+    return {int(serial, 16): each for serial, each in retry(find).items()}
+
+
+def _find(connection: Connection, serials: Sequence[str]) -> dict[str, FoundCertificate]:
     devices, revoked = registered_devices.c, revoked_certificates.c
     found = {}
-    with database.read() as connection:
-        rows = connection.execute(
-            select(
-                devices.certificate_serial,
-                devices.status,
-                devices.provisioned_at,
-                devices.device_certificate,
-            ).where(is_any_of(connection, devices.certificate_serial, serials))
+    rows = connection.execute(
+        select(
+            devices.certificate_serial,
+            devices.status,
+            devices.provisioned_at,
+            devices.device_certificate,
+        ).where(is_any_of(connection, devices.certificate_serial, serials))
+    )
+    for serial, status, since, pem in rows:
+        found[serial] = FoundCertificate(_status_of(status, since), pem)
+    # After the devices: a certificate that is revoked between the two queries is revoked.
+    revocations = connection.execute(
+        select(revoked.certificate_serial, revoked.revoked_at, revoked.revocation_reason).where(
+            is_any_of(connection, revoked.certificate_serial, serials)
         )
-        for serial, status, since, pem in rows:
-            found[serial] = FoundCertificate(_status_of(status, since), pem)
-        # After the devices: a certificate that is revoked between the two queries is revoked.
-        revocations = connection.execute(
-            select(revoked.certificate_serial, revoked.revoked_at, revoked.revocation_reason).where(
-                is_any_of(connection, revoked.certificate_serial, serials)
-            )
-        )
-        for serial, revoked_at, reason in revocations:
-            known = reason if reason in REASONS else _UNSPECIFIED
-            told = CertificateStatus(Status.REVOKED, revoked_at, known)
-            device = found.get(serial)
-            found[serial] = FoundCertificate(told, None if device is None else device.certificate)
-    return {int(serial, 16): each for serial, each in found.items()}
+    )
+    for serial, revoked_at, reason in revocations:
+        known = reason if reason in REASONS else _UNSPECIFIED
+        told = CertificateStatus(Status.REVOKED, revoked_at, known)
+        device = found.get(serial)
+        found[serial] = FoundCertificate(told, None if device is None else device.certificate)
+    return found
 
 
 def _status_of(status: str, since: datetime) -> CertificateStatus:

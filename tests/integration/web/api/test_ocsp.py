@@ -22,6 +22,7 @@ from birthmark_sma.authority.devices.revocation import (
 )
 from tests.support.access_keys import bearer, start_with_keys
 from tests.support.cameras.camera import Camera
+from tests.support.databases.frozen_proxy import FrozenProxy
 from tests.support.databases.postgres import Postgres
 from tests.support.pki.certificate_verifiers import lint_certificate
 from tests.support.pki.chains import certificate_serial
@@ -45,7 +46,14 @@ from tests.support.pki.ocsp import (
     verified,
 )
 from tests.support.problems import assert_problem
-from tests.support.programs.running import Running, new_serial, start, wait_until
+from tests.support.programs.running import (
+    Running,
+    children_of,
+    frozen,
+    new_serial,
+    start,
+    wait_until,
+)
 
 SHOWS_SECONDS = 2.0
 """The contract: a revocation shows within this time of its commit, on every process."""
@@ -239,6 +247,44 @@ def test_postgresql_is_killed(own_postgres: Postgres, tmp_path: Path) -> None:
         request = request_for(issuer, numbers[1])
         wait_until(lambda: status_of(post(client, request).content).value == 0, 30)
         assert ask(client, issuer, numbers[1]).certificate_status is KNOWN.GOOD
+
+
+def test_postgresql_hangs(own_postgres: Postgres, tmp_path: Path) -> None:
+    """One request in a second waits for it, and for two seconds at most."""
+    running = start(tmp_path / "data", own_postgres.create_database("sma"), SMA_TABLES="50")
+    with running.server, running.client() as client:
+        issuer = issuer_of(client)
+        number = certificate_serial_of(Camera.provisioned(client, new_serial()).response)
+        first = post(client, request_for(issuer, number)).content
+        pid_file = own_postgres.data_directory / "postmaster.pid"
+        postmaster = int(pid_file.read_text().splitlines()[0])
+        with frozen([postmaster, *children_of(postmaster)]):
+            time.sleep(1.0)
+            took = []
+            for _ in range(10):
+                began = time.monotonic()
+                assert post(client, request_for(issuer, number)).content == first
+                took.append(time.monotonic() - began)
+            answer = post(client, request_for(issuer, certificate_serial("nobody")))
+            assert status_of(answer.content) is ocsp.OCSPResponseStatus.TRY_LATER
+        assert max(took) < 5
+        assert len([each for each in took if each > 1]) <= 2
+        assert ask(client, issuer, number).certificate_status is KNOWN.GOOD
+
+
+def test_connections_that_went_bad_are_no_outage(postgres_url: str, tmp_path: Path) -> None:
+    """They seem open until the next statement. The query then opens a new one."""
+    with FrozenProxy(postgres_url) as proxy:
+        running = start(tmp_path / "data", proxy.url, SMA_TABLES="50")
+        with running.server, running.client() as client:
+            issuer = issuer_of(client)
+            numbers = [
+                certificate_serial_of(Camera.provisioned(client, new_serial()).response)
+                for _ in range(3)
+            ]
+            for number in numbers:
+                assert ask(client, issuer, number).certificate_status is KNOWN.GOOD
+                proxy.break_connections()
 
 
 def test_what_other_programs_are_told(running: Running, tmp_path: Path) -> None:
