@@ -91,6 +91,10 @@ class IssuerExpiredError(PkiError):
     """The issuing certificate is not valid at this time. Nothing was issued."""
 
 
+class OcspRequestRefusedError(PkiError):
+    """An OCSP request is malformed, or demands an extension that this responder does not have."""
+
+
 class PathRefusedError(PkiError):
     """There is no valid certification path from this certificate to the trusted root."""
 

@@ -208,16 +208,17 @@ def test_no_serial_makes_a_malformed_host_name(device_serial: str) -> None:
 
 
 def test_publication() -> None:
-    """Verifiers find the CRL and the issuer's certificate where a public URL is configured."""
+    """Verifiers find CRL, OCSP and the issuer's certificate where a public URL is configured."""
     publication = PUBLICATIONS["published"]
     assert publication is not None
     device = issue_device(ca(), P256, "a camera", publication=publication)
     (point,) = value_of(device, CRL_DP)
     assert point.full_name == [x509.UniformResourceIdentifier(publication.crl_url)]
     assert point.reasons is point.crl_issuer is point.relative_name is None
-    (access,) = value_of(device, AIA)
-    assert access.access_method == AuthorityInformationAccessOID.CA_ISSUERS
-    assert access.access_location == x509.UniformResourceIdentifier(publication.issuer_url)
+    assert {each.access_method: each.access_location.value for each in value_of(device, AIA)} == {
+        AuthorityInformationAccessOID.OCSP: publication.ocsp_url,
+        AuthorityInformationAccessOID.CA_ISSUERS: publication.issuer_url,
+    }
 
 
 @pytest.mark.parametrize(

@@ -34,7 +34,8 @@ def secret_of(issued: IssuedKey) -> str:
 
 
 UNLIMITED = tuple(
-    f"--rate-{kind}=none" for kind in ("provision", "validate", "failures", "admin", "guesses")
+    f"--rate-{kind}=none"
+    for kind in ("provision", "validate", "failures", "admin", "ocsp", "guesses")
 )
 """Options that turn all rate limits off, for servers that get many requests of tests."""
 

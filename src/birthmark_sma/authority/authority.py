@@ -30,7 +30,13 @@ from birthmark_sma.authority.ca import ceremony
 from birthmark_sma.authority.ca.crl_publication import CrlPublication
 from birthmark_sma.authority.ca.crl_store import ServedCrls
 from birthmark_sma.authority.ca.intermediate_key import open_issuers
-from birthmark_sma.authority.ca.issuers import Issuer, OpenIssuers, certificate_path, crl_path
+from birthmark_sma.authority.ca.issuers import (
+    OCSP_PATH,
+    Issuer,
+    OpenIssuers,
+    certificate_path,
+    crl_path,
+)
 from birthmark_sma.authority.ca.store import load_certificates
 from birthmark_sma.authority.devices.abuse_policy import AbusePolicy
 from birthmark_sma.authority.kek.passphrase_file import find_given_passphrase, find_passphrase
@@ -40,6 +46,7 @@ from birthmark_sma.authority.key_tables import cache as key_table_cache
 from birthmark_sma.authority.key_tables import store as key_table_store
 from birthmark_sma.authority.key_tables.cache import KeyTableCache
 from birthmark_sma.authority.key_tables.usage import KeyTableUsage
+from birthmark_sma.authority.ocsp.delegation import Delegation
 from birthmark_sma.authority.provisioning.bulk import BulkProvisioner
 from birthmark_sma.authority.provisioning.idempotency import StoredResponses
 from birthmark_sma.authority.provisioning.issuance import DeviceIssuer
@@ -84,6 +91,7 @@ class Authority:
     """The rate limits of the server. The server starts and closes them, in its event loop."""
     figures: ServerMetrics = field(repr=False)
     served_crls: ServedCrls = field(repr=False)
+    ocsp_delegation: Delegation = field(repr=False)
     sandbox: bool = False
     """True if the authority was created as a sandbox."""
 
@@ -100,6 +108,7 @@ class Authority:
         self.validator.copy_figures()
         self.provisioner.copy_figures()
         self.figures.copy_rate_limits(self.rate_limits.figures)
+        self.figures.copy_ocsp_expiry(self.ocsp_delegation.earliest_end())
 
     @property
     def issuer(self) -> Issuer:
@@ -174,6 +183,7 @@ def open_authority(
     database.warn_when_slow(settings.slow_query_ms / 1000)
     figures = ServerMetrics(shared_counters)
     served_crls = ServedCrls(database)
+    ocsp_delegation = Delegation(parts.issuers.signing, database.clock.now)
     rate_limits = make_rate_limits(settings, shared_windows)
     validator_class = SandboxValidator if parts.sandbox else Validator
     validator = validator_class(
@@ -199,6 +209,7 @@ def open_authority(
         writers=(validator.writer, provisioner.writer),
         figures=figures,
         served_crls=served_crls,
+        ocsp_delegation=ocsp_delegation,
         key_cache=key_cache,
         background_tasks=(
             validator.activity,
@@ -215,6 +226,7 @@ def open_authority(
             KeyReloader(database, parts.secrets.keks, key_cache, parts.issuers),
             KeyTableUsage(database),
             CrlPublication(database, parts.issuers, served_crls),
+            ocsp_delegation,
             *((WalCheckpoint(database),) if settings.uses_sqlite else ()),
             *((SandboxExpiry(database),) if parts.sandbox else ()),
         ),
@@ -390,5 +402,7 @@ def _publication(settings: Settings, issuer: str) -> Publication | None:
     if settings.public_url is None:
         return None
     return Publication(
-        settings.public_url + crl_path(issuer), settings.public_url + certificate_path(issuer)
+        crl_url=settings.public_url + crl_path(issuer),
+        issuer_url=settings.public_url + certificate_path(issuer),
+        ocsp_url=settings.public_url + OCSP_PATH,
     )

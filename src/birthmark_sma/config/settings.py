@@ -109,7 +109,7 @@ class Settings(BaseModel):
     """Authentication of callers: `open` accepts every caller that reaches the address, `keys` asks
     for access keys."""
     publish_pki: Annotated[bool, Setting(_SERVE)] = False
-    """Serve certificates and CRLs without an access key. A public URL has the same effect."""
+    """Serve certificates, CRLs and OCSP without an access key. A public URL has the same effect."""
 
     tls_cert: Annotated[Path | None, Setting(_SERVE)] = None
     """Serve HTTPS with this certificate and its chain (PEM)."""
@@ -129,8 +129,8 @@ class Settings(BaseModel):
     """Origins whose pages may call the API from a browser (CORS), separated by commas, such as
     https://app.example.org."""
     public_url: Annotated[str | None, Setting((*_SERVE, "provision", "provision-batch"))] = None
-    """The public URL of the server. Device certificates then name the addresses of the CRL and of
-    the issuer's certificate."""
+    """The public URL of the server. Device certificates then name the addresses of the CRL, of the
+    issuer's certificate and of OCSP."""
 
     kek_file: Annotated[Path | None, Setting(_KEK)] = None
     """A file with the key-encryption key: 32 bytes, or 64 hex digits. It is used instead of
@@ -185,6 +185,9 @@ class Settings(BaseModel):
     """The devices that a caller may provision."""
     rate_admin: Annotated[str | None, _limit("600/minute")] = None
     """All other requests of a caller, except /health/live and /health/ready."""
+    rate_ocsp: Annotated[str | None, _limit("6000/minute")] = None
+    """The OCSP requests of a caller that need a signature of their own: with a nonce, for unknown
+    certificates or for several. Cached responses have no limit."""
     rate_guesses: Annotated[str | None, _limit("60/minute")] = None
     """The wrong credentials from one address."""
     rate_store: Annotated[SecretStr | None, Setting()] = None
@@ -254,7 +257,12 @@ class Settings(BaseModel):
         return networks
 
     @field_validator(
-        "rate_provision", "rate_validate", "rate_failures", "rate_admin", "rate_guesses"
+        "rate_provision",
+        "rate_validate",
+        "rate_failures",
+        "rate_admin",
+        "rate_ocsp",
+        "rate_guesses",
     )
     @classmethod
     def _rate(cls, value: str | None) -> str | None:

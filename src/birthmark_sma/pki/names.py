@@ -25,10 +25,12 @@ DEVICE_URN_PREFIX = "urn:birthmark:device:"
 RECIPIENT_KEY_URN_PREFIX = "urn:birthmark:recipient-key:"
 ROOT_COMMON_NAME = "Simulated Mfg Root CA"
 INTERMEDIATE_COMMON_NAME = "Simulated Mfg Intermediate CA"
+OCSP_RESPONDER_COMMON_NAME = "Simulated Mfg OCSP Responder"
 ORGANIZATION = "Birthmark Simulated Manufacturer"
 
 SANDBOX_ROOT_COMMON_NAME = f"SANDBOX {ROOT_COMMON_NAME}"
 SANDBOX_INTERMEDIATE_COMMON_NAME = f"SANDBOX {INTERMEDIATE_COMMON_NAME}"
+SANDBOX_OCSP_RESPONDER_COMMON_NAME = f"SANDBOX {OCSP_RESPONDER_COMMON_NAME}"
 SANDBOX_ORGANIZATION = f"SANDBOX {ORGANIZATION}"
 """The organization name of a sandbox and its devices. It distinguishes their certificates."""
 
@@ -50,7 +52,7 @@ def check_device_serial(device_serial: str) -> None:
     """Raise DeviceSerialRefusedError unless the text is a valid device serial.
 
     A valid serial has 1 to 64 printable characters, starts and ends with a visible one, and is not
-    the name of a CA.
+    the name of a CA or of its OCSP responder.
     """
     if not 1 <= len(device_serial) <= MAX_SERIAL_CHARACTERS:
         raise DeviceSerialRefusedError(
@@ -179,8 +181,10 @@ def _ca_names() -> frozenset[str]:
         for name in (
             ROOT_COMMON_NAME,
             INTERMEDIATE_COMMON_NAME,
+            OCSP_RESPONDER_COMMON_NAME,
             SANDBOX_ROOT_COMMON_NAME,
             SANDBOX_INTERMEDIATE_COMMON_NAME,
+            SANDBOX_OCSP_RESPONDER_COMMON_NAME,
         )
     )
 

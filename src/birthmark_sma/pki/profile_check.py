@@ -105,7 +105,7 @@ def _check_extensions(prepared: Prepared) -> None:
 
 
 def _check_names(prepared: Prepared) -> None:
-    """Check for a CA's fixed name, or for one device serial in both subject and subjectAltName."""
+    """Check for the profile's fixed name, or one device serial in subject and subjectAltName."""
     profile = prepared.profile
     if profile.common_name is not None:
         if prepared.subject != names.distinguished_name(profile.common_name, profile.organization):

@@ -231,7 +231,7 @@ TABLE = (
     ),
     Problem(
         *(415, "unsupported-media-type", "Unsupported media type", RequestError),
-        "The Content-Type of the body is not JSON, or the body is compressed",
+        "The Content-Type of the body is another one, or the body is compressed",
         "Send the body as JSON, with Content-Type: application/json.",
     ),
     Problem(

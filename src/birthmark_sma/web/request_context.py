@@ -19,7 +19,7 @@ from starlette.types import Scope
 from birthmark_sma.authority.access.caller import Caller
 from birthmark_sma.authority.access.session_store import Session
 from birthmark_sma.runtime.log_context import WORKING_FOR, AwaitedAnswer, current_requests
-from birthmark_sma.web.routes import BY_RAW_PATH, Route, find_directory
+from birthmark_sma.web.routes import BY_RAW_PATH, Route, find_by_tail
 
 Header: TypeAlias = tuple[bytes, bytes]
 
@@ -120,7 +120,7 @@ def begin_request(scope: Scope) -> RequestContext:
         elif name == _NAME:
             given.append(value)
     scope[CONTEXT] = context = RequestContext(
-        BY_RAW_PATH.get(raw_path) or find_directory(raw_path),
+        BY_RAW_PATH.get(raw_path) or find_by_tail(raw_path),
         scope["method"],
         scope["path"],
         scope["scheme"],

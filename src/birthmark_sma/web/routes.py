@@ -7,7 +7,7 @@ path differently. A path that is not here never reaches an endpoint.
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import TypeAlias
 
@@ -16,6 +16,7 @@ from birthmark_sma.authority.ca.issuers import (
     CA_FILES,
     CRL_PATH,
     INTERMEDIATE_PATH,
+    OCSP_PATH,
     ROOT_CRL_PATH,
     ROOT_PATH,
     ROOTS_PATH,
@@ -47,17 +48,20 @@ class Credentials(Enum):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Route:
-    """One path, or one directory of files, and everything that depends on it."""
+    """One path, or all paths that begin with it, and everything that depends on it."""
 
     path: str
-    """It is also the label of the route in metrics and traces. With `files`, a directory, or a path
-    that ends with a parameter in braces."""
+    """It is also the label of the route in metrics and traces. With a `tail`, a directory, or a
+    path that ends with a parameter in braces."""
     scopes: Scopes = ANY_KEY
     methods: tuple[str, ...] = ("GET",)
     limit: Kind | None = Kind.ADMIN
     """The rate limit for `methods`. Any other method counts as ADMIN, unless there is no limit."""
     credentials: Credentials = Credentials.CHECKED
-    files: bool = False
+    tail: re.Pattern[bytes] | None = None
+    """If not None, the route has all paths that begin with `prefix` and go on with this pattern."""
+    aliases: tuple[str, ...] = ()
+    """Other paths of the same route."""
     cacheable: bool = False
     """Caches may store the response. It has no Cache-Control unless the endpoint sets one."""
     traced: bool = True
@@ -70,9 +74,18 @@ class Route:
 
     @property
     def prefix(self) -> bytes:
-        """The beginning of the paths of a route with `files`."""
+        """The beginning of the paths of a route with a `tail`."""
         directory, brace, _ = self.path.partition("{")
         return (directory if brace else f"{self.path}/").encode()
+
+
+# File names without escapes, empty segments or segments such as "..", which leave the directory.
+_FILE = re.compile(rb"(?:[A-Za-z0-9_-][A-Za-z0-9._-]*/)*[A-Za-z0-9_-][A-Za-z0-9._-]*")
+# The base64 of a SEQUENCE, whose characters may be percent-encoded. Nothing else is encoded, and so
+# no control character.
+_OCSP_REQUEST = re.compile(
+    rb"(?:M|%4[Dd])(?:[A-Za-z0-9+/=]|%(?:2[BbFf]|3[0-9Dd]|[46][1-9A-Fa-f]|[57][0-9Aa]))*"
+)
 
 
 def _validation(path: str, *, batch: bool = False) -> Route:
@@ -87,8 +100,8 @@ def _probe(path: str) -> Route:
     return Route(path, ANYONE, limit=None, credentials=Credentials.IGNORED, traced=False)
 
 
-def _pki(path: str, *, files: bool = False) -> Route:
-    return Route(path, credentials=Credentials.IGNORED_IF_PUBLISHED, files=files, cacheable=True)
+def _pki(path: str) -> Route:
+    return Route(path, credentials=Credentials.IGNORED_IF_PUBLISHED, cacheable=True)
 
 
 def _documentation(path: str, navigation: str | None = None) -> Route:
@@ -107,15 +120,20 @@ VALIDATE_LEGACY = _validation("/validate-legacy")
 LIVE = _probe("/health/live")
 READY = _probe("/health/ready")
 CRL = _pki(CRL_PATH)
-CA_FILE = _pki(f"{CA_FILES}/{{file}}", files=True)
+CA_FILE = replace(_pki(f"{CA_FILES}/{{file}}"), tail=_FILE)
+OCSP = replace(
+    _pki(OCSP_PATH), methods=("GET", "POST"), limit=None, aliases=(OCSP_PATH.rstrip("/"),)
+)
+"""The endpoint limits only the responses that need a signature of their own."""
+OCSP_GET = replace(_pki(f"{OCSP_PATH}{{request}}"), limit=None, tail=_OCSP_REQUEST)
 DASHBOARD = _page("/dashboard", "Overview")
 SIGN_IN = Route("/dashboard/sign-in", ANYONE, ("GET", "POST"), dashboard=True)
 SIGN_OUT = Route("/dashboard/sign-out", ADMIN, ("POST",), dashboard=True)
-DASHBOARD_FILES = Route("/dashboard/static", ANYONE, files=True, dashboard=True)
+DASHBOARD_FILES = Route("/dashboard/static", ANYONE, tail=_FILE, dashboard=True)
 DOCS = _documentation("/docs", "API")
 REDOC = _documentation("/redoc", "ReDoc")
 SANDBOX = Route("/sandbox")
-_DOCUMENTATION_FILES = Route("/static-offline-docs", files=True, cacheable=True, dashboard=True)
+_DOCUMENTATION_FILES = Route("/static-offline-docs", tail=_FILE, cacheable=True, dashboard=True)
 
 UNKNOWN = Route("unknown")
 """The route of every path that does not exist. Any valid key gets 404. A caller without a key gets
@@ -154,6 +172,8 @@ TABLE = (
     CA_FILE,
     CRL,
     _pki(INTERMEDIATE_PATH),
+    OCSP,
+    OCSP_GET,
     _pki(ROOT_CRL_PATH),
     _pki(ROOT_PATH),
     _pki(ROOTS_PATH),
@@ -171,18 +191,18 @@ TABLE = (
 
 ROUTES: Mapping[str, Route] = {route.path: route for route in TABLE}
 
-BY_RAW_PATH: Mapping[bytes, Route] = {route.path.encode(): route for route in TABLE}
-"""The routes by their path as it is sent, without decoding. No route needs an escape, so a path
-with an escape, such as an encoded control character, is UNKNOWN."""
-_DIRECTORIES = tuple((route.prefix, route) for route in TABLE if route.files)
+BY_RAW_PATH: Mapping[bytes, Route] = {
+    path.encode(): route for route in TABLE for path in (route.path, *route.aliases)
+}
+"""The routes by their path as it is sent, without decoding. Only an OCSP request needs an escape.
+Any other path with an escape, such as an encoded control character, is UNKNOWN."""
+_TAILED = tuple((route.prefix, route.tail, route) for route in TABLE if route.tail is not None)
 _PAGES = f"{DASHBOARD.path}/".encode()
-# File names without escapes, empty segments or segments such as "..", which leave the directory.
-_FILE = re.compile(rb"(?:[A-Za-z0-9_-][A-Za-z0-9._-]*/)*[A-Za-z0-9_-][A-Za-z0-9._-]*")
 
 
-def find_directory(raw_path: bytes) -> Route:
-    """Return the directory of a path that is not in BY_RAW_PATH; else UNKNOWN or UNKNOWN_PAGE."""
-    for directory, files in _DIRECTORIES:
-        if raw_path.startswith(directory) and _FILE.fullmatch(raw_path, len(directory)):
-            return files
+def find_by_tail(raw_path: bytes) -> Route:
+    """Return the route of a path that is not in BY_RAW_PATH; else UNKNOWN or UNKNOWN_PAGE."""
+    for prefix, tail, route in _TAILED:
+        if raw_path.startswith(prefix) and tail.fullmatch(raw_path, len(prefix)):
+            return route
     return UNKNOWN_PAGE if raw_path.startswith(_PAGES) else UNKNOWN

@@ -13,6 +13,7 @@ from starlette.requests import Request
 
 from birthmark_sma.authority.authority import Authority
 from birthmark_sma.authority.ca.crl_store import ServedCrl, ServedCrls
+from birthmark_sma.authority.ocsp.responder import OcspResponder
 from birthmark_sma.authority.operations.statistics import Totals
 from birthmark_sma.web.middleware.authentication import Authenticator
 from birthmark_sma.web.middleware.request_metrics import RequestMetrics
@@ -33,11 +34,12 @@ class ServerState:
     slow: Executor
     """Threads for slow queries: statistics, pages, exports."""
     quick: Executor
-    """Threads for quick queries: sessions and revocation lists."""
+    """Threads for quick queries: sessions, revocation lists and OCSP."""
     probes: Executor
     """Threads for the health endpoints, so that slow queries never delay them."""
     deadlines: Deadlines
     crls: "NewestCrls"
+    ocsp: OcspResponder
     exporting: asyncio.Lock
     """Held while a piece of an export is read."""
 

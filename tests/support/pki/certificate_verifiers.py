@@ -234,7 +234,7 @@ def lint_certificate(checked: x509.Certificate) -> list[Finding]:
     document = loader.RFC5280CertificateDocumentLoader().load_der_document(_der(checked))
     return [
         finding
-        for finding in _findings(_certificate_linter().validate(document.root))
+        for finding in findings(_certificate_linter().validate(document.root))
         if not (
             finding.code == "pkix.invalid_uri_syntax"
             and f'"{names.DEVICE_URN_PREFIX}' in finding.message
@@ -255,7 +255,7 @@ def lint_pair(issuer: x509.Certificate, subject: x509.Certificate) -> list[Findi
         *chain_linter.create_issuer_validation_container().validate(documents["issuer"].root),
         *chain_linter.create_subject_validation_container().validate(documents["subject"].root),
     ]
-    return _findings(results)
+    return findings(results)
 
 
 def lint_crl(checked: x509.CertificateRevocationList) -> list[Finding]:
@@ -277,7 +277,7 @@ def lint_crl(checked: x509.CertificateRevocationList) -> list[Finding]:
     )
     der = checked.public_bytes(serialization.Encoding.DER)
     document = loader.RFC5280CertificateListDocumentLoader().load_der_document(der)
-    return _findings(linter.validate(document.root))
+    return findings(linter.validate(document.root))
 
 
 @cache
@@ -296,7 +296,8 @@ def _certificate_linter() -> Any:
     )
 
 
-def _findings(results: Iterable[Any]) -> list[Finding]:
+def findings(results: Iterable[Any]) -> list[Finding]:
+    """Return the findings in results of pkilint at WARNING or above."""
     return [
         Finding(str(found.finding.severity), str(found.finding.code), str(found.message))
         for result in results

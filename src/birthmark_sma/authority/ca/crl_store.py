@@ -1,6 +1,6 @@
 """SQL for published CRLs and for the revocations that belong on the next one; a cache of CRLs.
 
-Called by `crl_publication`, and by `web.api.pki_files`, which serves the CRLs of the cache. All
+Called by `crl_publication`, and by `web.api.pki.files`, which serves the CRLs of the cache. All
 processes serve the same stored CRL, found by its number, and must never serve an older one than
 another process has served before. CRLs form a chain: each has the number of the one before it
 (`follows`), and a unique constraint refuses a second successor. The entries of a CRL are therefore

@@ -27,11 +27,13 @@ from birthmark_sma.errors import NotInitialisedError
 from birthmark_sma.pki.certificates import Publication
 from birthmark_sma.pki.keys.ca_keys import Signer
 
-# CRL_PATH and INTERMEDIATE_PATH are part of device certificates, so they must never change.
+# CRL_PATH, INTERMEDIATE_PATH and OCSP_PATH are part of device certificates: they must never change.
 CRL_PATH: Final = "/pki/intermediate.crl"
 INTERMEDIATE_PATH: Final = "/pki/intermediate.crt"
 ROOT_CRL_PATH: Final = "/pki/root.crl"
 ROOT_PATH: Final = "/pki/root.crt"
+OCSP_PATH: Final = "/pki/ocsp/"
+"""Clients append a request. libc2pa drops the last segment of a URL without the final slash."""
 CA_FILES: Final = "/pki/ca"
 """The directory of the files of all CAs: `NAME.crt`, `NAME.crl` and `NAME.chain.pem`."""
 ROOTS_PATH: Final = "/pki/roots.pem"

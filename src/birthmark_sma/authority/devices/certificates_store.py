@@ -62,24 +62,29 @@ class EarlierCertificate:
     replaced_by: str
 
 
-class RevokedAt(NamedTuple):
-    """The time and the reason of a revocation (RFC 5280 section 5.3.1)."""
+class Revocation(NamedTuple):
+    """The time and the reason of a revocation (RFC 5280 section 5.3.1).
+
+    `invalid_since` is the time since when the key may be in other hands, or None.
+    """
 
     revoked_at: datetime
     revocation_reason: str
+    invalid_since: datetime | None = None
 
 
 class ListedCertificate(NamedTuple):
     """An earlier certificate, and its revocation or None."""
 
     certificate: EarlierCertificate
-    revocation: RevokedAt | None
+    revocation: Revocation | None
 
 
 class KnownCertificate(NamedTuple):
     """A certificate of a device, and the state of both.
 
-    `is_current` is False for an earlier certificate. `status` is that of the device.
+    `is_current` is False for an earlier certificate. `status` is that of the device, which has it
+    since `status_since`.
     """
 
     certificate_serial: str
@@ -87,8 +92,9 @@ class KnownCertificate(NamedTuple):
     certificate_issuer: str
     certificate_expires_at: datetime | None
     status: DeviceStatus
+    status_since: datetime
     is_current: bool
-    revocation: RevokedAt | None
+    revocation: Revocation | None
 
 
 class ExpiringDevice(NamedTuple):
@@ -129,7 +135,7 @@ def list_earlier(connection: Connection, device_serial: str) -> list[ListedCerti
         .order_by(_earlier.replaced_at.desc(), _earlier.certificate_serial)
     )
     return [
-        ListedCertificate(EarlierCertificate(*row[:-2]), _revocation(*row[-2:])) for row in rows
+        ListedCertificate(EarlierCertificate(*row[:-3]), _revocation(*row[-3:])) for row in rows
     ]
 
 
@@ -147,6 +153,7 @@ def find_certificates(
             devices.c.certificate_issuer,
             devices.c.certificate_expires_at,
             devices.c.status,
+            _STATUS_SINCE,
             true(),
             *_REVOCATION,
         )
@@ -160,6 +167,7 @@ def find_certificates(
             _earlier.certificate_issuer,
             _earlier.certificate_expires_at,
             devices.c.status,
+            _STATUS_SINCE,
             false(),
             *_REVOCATION,
         )
@@ -178,13 +186,14 @@ def find_certificates(
     # the second one.
     for query in (current, replaced):
         for row in connection.execute(query):
-            serial, device_serial, issuer, ends, status, is_current, *revocation = row
+            serial, device_serial, issuer, ends, status, since, is_current, *revocation = row
             found[serial] = KnownCertificate(
                 certificate_serial=serial,
                 device_serial=device_serial,
                 certificate_issuer=issuer,
                 certificate_expires_at=ends,
                 status=DeviceStatus(status),
+                status_since=since,
                 is_current=bool(is_current),
                 revocation=_revocation(*revocation),
             )
@@ -318,12 +327,17 @@ def count_expiring(connection: Connection, since: datetime, before: datetime, mo
 
 
 _IN_USE = devices.c.status.in_([DeviceStatus.ACTIVE.value, DeviceStatus.SUSPENDED.value])
-_REVOCATION = (_revoked.revoked_at, _revoked.revocation_reason)
+_REVOCATION = (_revoked.revoked_at, _revoked.revocation_reason, _revoked.invalid_since)
+_STATUS_SINCE = func.coalesce(
+    devices.c.status_changed_at, devices.c.provisioned_at, type_=UtcDateTime()
+)
 
 
 def _with_revocation(certificate_serial: Any, source: Any) -> Any:
     return source.outerjoin(revoked_certificates, _revoked.certificate_serial == certificate_serial)
 
 
-def _revocation(at: datetime | None, reason: str | None) -> RevokedAt | None:
-    return None if at is None or reason is None else RevokedAt(at, reason)
+def _revocation(
+    at: datetime | None, reason: str | None, invalid_since: datetime | None
+) -> Revocation | None:
+    return None if at is None or reason is None else Revocation(at, reason, invalid_since)

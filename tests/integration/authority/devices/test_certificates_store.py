@@ -7,7 +7,7 @@ import pytest
 
 from birthmark_sma.authority.devices import certificates_store
 from birthmark_sma.authority.devices import store as device_store
-from birthmark_sma.authority.devices.certificates_store import EarlierCertificate
+from birthmark_sma.authority.devices.certificates_store import EarlierCertificate, Revocation
 from birthmark_sma.protocol.verdict import DeviceStatus
 from birthmark_sma.storage.engine import Database, open_database
 from tests.support.authorities import counted_statements, execute, rows_of
@@ -111,7 +111,7 @@ def test_certificates_by_their_serial_numbers(database: Database) -> None:
         None,
         NOW + DAY,
     )
-    assert (earlier.is_current, earlier.revocation) == (False, (NOW - DAY, "superseded"))
+    assert (earlier.is_current, earlier.revocation) == (False, Revocation(NOW - DAY, "superseded"))
     assert current.device_serial == earlier.device_serial == "device-0001"
     assert current.status is earlier.status is DeviceStatus.ACTIVE
 

@@ -128,6 +128,9 @@ ROUTES: dict[tuple[str, str], set[str] | None] = {
     ("GET", "/pki/ca/{file}"): EVERY,
     ("GET", "/pki/roots.pem"): EVERY,
     ("GET", "/pki/roots.pem.p7s"): EVERY,
+    ("GET", "/pki/ocsp/"): EVERY,
+    ("POST", "/pki/ocsp/"): EVERY,
+    ("GET", "/pki/ocsp/{request}"): EVERY,
     ("GET", "/"): None,
     ("GET", "/dashboard"): {"admin"},
     ("GET", "/dashboard/callers"): {"admin"},
@@ -156,9 +159,10 @@ ROUTES: dict[tuple[str, str], set[str] | None] = {
 PLACES = {
     "/pki/ca/{file}": "/pki/ca/root.crt",
     "/dashboard/static": "/dashboard/static/curve.js",
+    "/pki/ocsp/{request}": "/pki/ocsp/MAA=",
     "/static-offline-docs": "/static-offline-docs/vendor/swagger-ui/swagger-ui.css",
 }
-"""What is asked for of a directory."""
+"""What is asked for of a directory, or with a parameter."""
 
 
 DOCUMENTED = {PROVISION, VALIDATE, BATCH, PUBLISHED, "/health", "/stats", "/pki/root.crt"}
