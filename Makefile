@@ -6,7 +6,7 @@ UV_VERSION := 0.13.8
 UV := $(PYTHON) checks/uv.py
 PORT ?= 8000
 
-.PHONY: setup setup-dev setup-browser setup-pgbouncer setup-tool-chains setup-deployment-tools setup-ha run test test-ha faults soak check check-fast public-surface \
+.PHONY: setup setup-dev setup-browser setup-pgbouncer setup-tool-chains setup-verifiers setup-deployment-tools setup-ha run test test-ha faults soak check check-fast public-surface \
   reference-pages docs demo bench bench-docs picture profile dist lock clean
 
 # `venv` without ensurepip exists on some Debian machines; pip then installs into it from outside.
@@ -64,6 +64,12 @@ setup-tool-chains: setup-dev ## what the checkers of the vectors are compiled an
 	  { rm -f .cache/tool-chains/package-lock.json; \
 	    echo "No Kotlin compiler could be installed: its checker is left out, unless a kotlinc is on the PATH."; }
 
+# Debian's, as root, where it is missing. Elsewhere install your system's package.
+setup-verifiers: ## GnuTLS's certtool and ocsptool, which the tests verify certificates and OCSP responses with
+	@command -v certtool >/dev/null && command -v ocsptool >/dev/null || \
+	  { apt-get update -qq && apt-get install -y -qq gnutls-bin; } >/dev/null 2>&1 || \
+	  { echo "Install GnuTLS's programs: gnutls-bin, or gnutls-utils."; exit 1; }
+
 # Debian's, unpacked and not installed, so that no service starts. Elsewhere install the three programs.
 TOOLS := .cache/deployment-tools
 TOOL_PACKAGES := nginx nginx-core prometheus systemd libsystemd-shared
@@ -98,7 +104,7 @@ demo: setup ## the whole story: a camera, a picture, an aggregation server, five
 # What could not be installed is missed by its own tests, and by no other. Without bytecode, hundreds of processes
 # would compile the same modules.
 test: setup-dev ## everything, on real parts; or T=tests/protocol K=replay for a part
-	$(if $(T),,-@$(MAKE) --no-print-directory -k setup-browser setup-pgbouncer setup-tool-chains setup-deployment-tools)
+	$(if $(T),,-@$(MAKE) --no-print-directory -k setup-browser setup-pgbouncer setup-tool-chains setup-verifiers setup-deployment-tools)
 	@PYTHONDONTWRITEBYTECODE= .venv/bin/python -m pytest -q $(if $(T),$(T),-n auto --dist worksteal) \
 	  $(if $(K),-k "$(K)")
 

@@ -37,6 +37,7 @@ _sma = typer.main.get_command(places.command_line)
 _AFTER: dict[str, list[str]] = {
     "version": [],
     "ca show": _FOLDER,
+    "ca list": _FOLDER,
     "ca export": ["--certificates-only", "--output-dir", "ca", *_FOLDER],
     "ca publish-crl": [*_FOLDER, *_KEK],
     "devices list": _FOLDER,
@@ -56,6 +57,9 @@ _AFTER: dict[str, list[str]] = {
     "backup": ["saved", *_FOLDER],
     "restore": ["saved", "--data-dir", "restored", *_KEK],
     "secrets forget-previous": ["--yes", *_FOLDER],
+    "ca rotate": ["--yes", *_FOLDER, *_KEK],
+    "ca roll-root": ["--yes", *_FOLDER, *_KEK],
+    "ca compromised": ["intermediate", "--yes", *_FOLDER, *_KEK],
 }
 
 

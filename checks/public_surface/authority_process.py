@@ -58,6 +58,7 @@ _SETTINGS = {
     "rate_validate": "100001/minute",
     "rate_failures": "100002/minute",
     "rate_admin": "100003/minute",
+    "rate_ocsp": "100006/minute",
     "rate_guesses": "100004/minute",
 }
 

@@ -1,6 +1,7 @@
 """Make the API reference from the OpenAPI document."""
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,25 @@ printf '{{"device_serial": "camera-0001", "device_family": "Android", "csr": "%s
   "$(awk '{{printf "%s\\\\n", $0}}' camera.csr)" > {file}
 """
 _URL = "http://127.0.0.1:8000"
+_MAKE_OCSP_REQUEST = """\
+openssl ocsp -issuer intermediate.crt -serial 0x5a1e0000000000000001 -no_nonce -reqout request.ocsp
+"""
+_SHOW_OCSP_RESPONSE = """\
+openssl ocsp -respin response.ocsp -resp_text -noverify | grep 'Cert Status'
+"""
+# Programs that verify certificates ask by themselves. These two have no JSON to show.
+_BY_PROGRAM = {
+    "/pki/ocsp/": f"""\
+{_MAKE_OCSP_REQUEST}\
+curl -s {_URL}/pki/ocsp/ -H 'Content-Type: application/ocsp-request' \\
+  --data-binary @request.ocsp -o response.ocsp
+{_SHOW_OCSP_RESPONSE}""",
+    "/pki/ocsp/{request}": f"""\
+{_MAKE_OCSP_REQUEST}\
+curl -s {_URL}/pki/ocsp/"$(base64 -w 0 request.ocsp | sed 's:/:%2F:g; s:+:%2B:g; s:=:%3D:g')" \\
+  -o response.ocsp
+{_SHOW_OCSP_RESPONSE}""",
+}
 
 
 def render(document: Object) -> str:
@@ -66,7 +86,7 @@ def _operations(document: Object, tag: str) -> Iterator[tuple[str, str, Object]]
 
 
 def _anchor(method: str, path: str) -> str:
-    return f"{method}-{path}".replace("/", "").replace(".", "").lower()
+    return re.sub(r"[/.{}]", "", f"{method}-{path}").lower()
 
 
 def _scope(operation: Object) -> str:
@@ -85,10 +105,12 @@ def _operation(document: Object, path: str, method: str, operation: Object) -> s
             for each in parameters
         ]
         text += table(("parameter", "value", "what it is"), rows) + "\n"
-    if "requestBody" in operation:
+    if path in _BY_PROGRAM:
+        text += f"```sh\n{_BY_PROGRAM[path]}```\n\n"
+    elif "requestBody" in operation:
         text += _request(document, path, operation["requestBody"])
     elif method == "get" and "200" in operation["responses"]:
-        text += _get(path, operation["responses"]["200"])
+        text += _get(path, operation)
     text += _success(document, operation["responses"])
     return text + _statuses(operation["responses"])
 
@@ -114,9 +136,12 @@ def _request(document: Object, path: str, body: Object) -> str:
     return text + f"```sh\ncurl -s {_URL}{path} {headers} \\\n  -d @{file}\n```\n\n"
 
 
-def _get(path: str, response: Object) -> str:
-    [media_type] = response["content"]
-    output = "" if media_type in {"application/json", "text/plain"} else f" -o {path[5:]}"
+def _get(path: str, operation: Object) -> str:
+    media_type, *_ = operation["responses"]["200"]["content"]
+    if "{" in path:
+        path = path.format(**{each["name"]: each["example"] for each in operation["parameters"]})
+    is_text = media_type in {"application/json", "text/plain"}
+    output = "" if is_text else f" -o {path.rpartition('/')[2]}"
     return f"```sh\ncurl -s {_URL}{path}{output}\n```\n\n"
 
 

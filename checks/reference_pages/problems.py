@@ -205,8 +205,8 @@ REMEDIES: dict[str, tuple[str, str, str]] = {
     ),
     "keys-changed": (
         "503",
-        "the key-encryption key was replaced, and this process does not know the new one",
-        "Repeat after `Retry-After`. The operator restarts the server with the new secret.",
+        "the key-encryption key or the intermediate was just replaced",
+        "Repeat after `Retry-After`. If it stays, restart the server with the new secret.",
     ),
     "issuer-expired": (
         "503",

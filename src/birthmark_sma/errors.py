@@ -95,6 +95,10 @@ class IssuerExpiredError(PkiError):
     """The issuing certificate is not valid at this time. Nothing was issued."""
 
 
+class OcspRequestRefusedError(PkiError):
+    """An OCSP request is malformed, or demands an extension that this responder does not have."""
+
+
 class PathRefusedError(PkiError):
     """There is no valid certification path from this certificate to the trusted root."""
 
@@ -104,6 +108,13 @@ class RevocationUnknownError(PkiError):
 
     Whether the device is revoked is unknown, so the bundle is neither valid nor invalid. Fetch a
     newer list and check again.
+    """
+
+
+class DeviceSuspendedError(RevocationUnknownError):
+    """The device is suspended: its certificate is on hold, and either comes back or is revoked.
+
+    Accept nothing from it meanwhile. Keep the bundle and check again with a newer list.
     """
 
 
@@ -309,6 +320,17 @@ class KeyEncryptionKeyChangedError(AuthorityError):
         super().__init__("The authority's keys were changed; try again shortly")
 
 
+class IssuerChangedError(AuthorityError):
+    """Another intermediate signs now. Nothing was registered; the certificate is made again."""
+
+    def __init__(self) -> None:
+        super().__init__("The authority's intermediate was just replaced; try again shortly")
+
+
+class UnknownCaError(AuthorityError):
+    """No CA of the authority has this name."""
+
+
 class RotationError(AuthorityError):
     """The key-encryption key cannot be rotated now, or not to this secret. Nothing changed."""
 
@@ -319,6 +341,10 @@ class KeyTablesError(AuthorityError):
 
 class ConflictError(AuthorityError):
     """The request conflicts with stored data."""
+
+
+class CaStateError(ConflictError):
+    """The state of a CA does not allow this. Nothing was changed."""
 
 
 class DeviceAlreadyProvisionedError(ConflictError):

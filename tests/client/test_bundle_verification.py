@@ -343,3 +343,60 @@ def test_a_token_of_another_device_fails() -> None:
 )
 def test_the_others_stay_what_they_are(outcome: Outcome) -> None:
     assert of_the_same_device(verify(sound_bundle()), outcome) is outcome
+
+
+# --- several roots and several lists
+
+
+def of_another_authority() -> Bundle:
+    """A bundle under another root and intermediate, which have the same names."""
+    authority = ca(CaKeyType.EC_P384)
+    key = device_key("ec-p256")
+    leaf = issue_device(authority, key.public_key(), "another")
+    return bundle_of(leaf, authority.intermediate, key, captured_at=NOW)
+
+
+@pytest.mark.parametrize("swapped", [False, True])
+def test_a_set_of_roots(swapped: bool) -> None:
+    """A bundle of either is accepted, also where the roots have one name. Others are not."""
+    roots = [ca().root, ca(CaKeyType.EC_P384).root]
+    roots = roots[::-1] if swapped else roots
+    for bundle in (sound_bundle(), of_another_authority()):
+        assert verify_bundle(bundle, root=roots, now=NOW).bundle_id.hex() == bundle.bundle_id
+        for trusted in ([], [ca(CaKeyType.RSA_4096).root], [ca(CaKeyType.RSA_4096).root] * 2):
+            with pytest.raises(BundleCertificateError):
+                verify_bundle(bundle, root=trusted, now=NOW)
+
+
+def test_several_lists() -> None:
+    """Each bundle is judged by the list of its issuer; without that one there is no verdict."""
+    other = ca(CaKeyType.EC_P384)
+    serial = sound_chain(SERIAL).leaf.serial_number
+    lists = [crl_of(serial, authority=other), crl_of()]
+    verify(sound_bundle(), crl=lists)
+    with pytest.raises(DeviceRevokedError):
+        verify(sound_bundle(), crl=[crl_of(authority=other), crl_of(serial)])
+    for useless in ([], [crl_of(authority=other)], [crl_of(authority=other)] * 2):
+        with pytest.raises(RevocationUnknownError):
+            verify(sound_bundle(), crl=useless)
+
+
+def test_the_issuer_is_on_the_list_of_its_root() -> None:
+    """A compromised intermediate: nothing under it is accepted."""
+    authority = ca()
+    for serial, is_revoked in ((authority.intermediate.serial_number, True), (5, False)):
+        der_ = sign_crl(
+            [RevokedCertificate(serial, NOW, "key_compromise")],
+            issuer=authority.root,
+            signer=authority.root_signer,
+            number=1,
+            this_update=NOW,
+            next_update=NOW + LIFETIME,
+        )
+        lists = (RevocationList.load(der_, issuer=authority.root), crl_of())
+        if is_revoked:
+            with pytest.raises(DeviceRevokedError, match="issuer is revoked"):
+                verify(sound_bundle(), crl=lists)
+        else:
+            verify(sound_bundle(), crl=lists)
+            verify(sound_bundle(), crl=lambda _device, _issuer, lists=lists: lists)

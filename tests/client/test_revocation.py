@@ -2,7 +2,8 @@
 
 import time
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import datetime, timedelta
+from functools import partial
 
 import pytest
 from cryptography import x509
@@ -11,9 +12,15 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from birthmark_sma.client import RevocationList, verify_bundle
 from birthmark_sma.client.revocation import check_revocation
-from birthmark_sma.errors import ClientMisuseError, DeviceRevokedError, RevocationUnknownError
+from birthmark_sma.errors import (
+    BundleError,
+    ClientMisuseError,
+    DeviceRevokedError,
+    DeviceSuspendedError,
+    RevocationUnknownError,
+)
 from birthmark_sma.pki import der
-from birthmark_sma.pki.crl import RevokedCertificate, sign_crl
+from birthmark_sma.pki.crl import HOLD, REASONS, RevokedCertificate, sign_crl
 from birthmark_sma.pki.keys.ca_keys import CaKeyType
 from birthmark_sma.pki.names import distinguished_name
 from tests.support.cameras.bundles import bundle_of
@@ -81,10 +88,128 @@ def test_what_a_list_says() -> None:
     assert crl.number == 7
     assert crl.this_update == NOW.replace(microsecond=0)
     assert crl.next_update == (NOW + DAY).replace(microsecond=0)
-    assert crl.certificate_serials == {LEAF.serial_number}
+    assert crl.entries.keys() == {LEAF.serial_number}
     with pytest.raises(DeviceRevokedError):
         check_revocation(LEAF, issuer=ca().intermediate, crl=crl, now=NOW)
     check_revocation(sound_chain("camera-8").leaf, issuer=ca().intermediate, crl=crl, now=NOW)
+
+
+# --- what an entry means: by its reason, and by the times of revocation, capture and receipt
+
+REVOKED_AT = NOW - 10 * DAY
+SINCE = NOW - 20 * DAY  # the key is in other hands
+BEFORE_SINCE, BEFORE, AFTER = NOW - 21 * DAY, NOW - 11 * DAY, NOW - 9 * DAY
+GOOD, REVOKED, ON_HOLD = None, DeviceRevokedError, DeviceSuspendedError
+NO_INVALIDITY = [each for each in REASONS if each not in {"superseded", "cessation_of_operation"}]
+MEANINGS: list[tuple[str, datetime | None, datetime, datetime | None, type[Exception] | None]] = [
+    # reason, invalidity date, captured (the camera's word), received, outcome
+    ("key_compromise", SINCE, BEFORE_SINCE, BEFORE_SINCE, GOOD),
+    ("key_compromise", SINCE, BEFORE_SINCE, SINCE, REVOKED),  # the very second
+    ("key_compromise", SINCE, BEFORE_SINCE, BEFORE, REVOKED),
+    ("key_compromise", SINCE, BEFORE_SINCE, None, REVOKED),  # received now
+    *((reason, None, BEFORE_SINCE, BEFORE_SINCE, REVOKED) for reason in NO_INVALIDITY),
+    # An invalidity date beside another reason changes nothing.
+    ("privilege_withdrawn", SINCE, BEFORE_SINCE, BEFORE_SINCE, REVOKED),
+    ("unspecified", SINCE, BEFORE_SINCE, BEFORE_SINCE, REVOKED),
+    *(
+        (reason, None, captured, received, outcome)
+        for reason in ("superseded", "cessation_of_operation")
+        for captured, received, outcome in (
+            (BEFORE, BEFORE, GOOD),
+            (BEFORE, None, GOOD),  # from the queue of a camera that was offline
+            (AFTER, BEFORE, GOOD),  # a fast clock, but it was here before
+            (AFTER, None, REVOKED),
+            (REVOKED_AT, REVOKED_AT, REVOKED),
+        )
+    ),
+    (HOLD, None, BEFORE_SINCE, BEFORE_SINCE, ON_HOLD),
+    (HOLD, None, AFTER, None, ON_HOLD),
+]
+
+
+@pytest.mark.parametrize(("reason", "since", "captured_at", "received_at", "outcome"), MEANINGS)
+def test_what_a_reason_means(
+    reason: str,
+    since: datetime | None,
+    captured_at: datetime,
+    received_at: datetime | None,
+    outcome: type[Exception] | None,
+) -> None:
+    """Threat 6: the camera's word is believed only if nobody else can have the key."""
+    entry = RevokedCertificate(LEAF.serial_number, REVOKED_AT, reason, since)
+    crl = load(
+        sign_crl(
+            [entry],
+            issuer=ca().intermediate,
+            signer=ca().signer,
+            number=1,
+            this_update=NOW,
+            next_update=NOW + DAY,
+        )
+    )
+
+    def check() -> None:
+        check_revocation(
+            LEAF,
+            issuer=ca().intermediate,
+            crl=crl,
+            now=NOW,
+            received_at=received_at,
+            captured_at=captured_at,
+        )
+
+    if outcome is None:
+        check()
+        return
+    with pytest.raises(outcome):
+        check()
+
+
+def test_a_device_that_is_suspended_is_not_rejected_for_ever() -> None:
+    """Whoever keeps a bundle if the list is unknown keeps it here as well."""
+    assert issubclass(DeviceSuspendedError, RevocationUnknownError)
+    assert not issubclass(DeviceSuspendedError, BundleError)
+
+
+def test_a_serial_number_that_stands_twice() -> None:
+    """Nothing is accepted then, whichever of the two entries a reader prefers."""
+    gentle = x509.CRLReason(x509.ReasonFlags.superseded)
+    made = builder((NUMBER, False))
+    made = made.add_revoked_certificate(entry(LEAF.serial_number, (gentle, False)))
+    made = made.add_revoked_certificate(entry(LEAF.serial_number))
+    with pytest.raises(DeviceRevokedError):
+        check_revocation(
+            LEAF,
+            issuer=ca().intermediate,
+            crl=load(signed(made)),
+            now=NOW,
+            received_at=NOW - 30 * DAY,
+        )
+
+
+def test_a_bundle_is_kept_by_its_time_of_receipt() -> None:
+    """Compromised since T: only this server's own clock says what it had before."""
+    crl = load(
+        sign_crl(
+            [RevokedCertificate(LEAF.serial_number, NOW, "key_compromise", NOW - DAY)],
+            issuer=ca().intermediate,
+            signer=ca().signer,
+            number=1,
+            this_update=NOW,
+            next_update=NOW + DAY,
+        )
+    )
+    bundle = bundle_of(LEAF, ca().intermediate, device_key("ec-p256"), captured_at=NOW)
+    verify = partial(verify_bundle, bundle, root=ca().root, now=NOW, crl=crl)
+    verify(received_at=NOW - 2 * DAY)
+    for received_at in (NOW - DAY, NOW, None):
+        with pytest.raises(DeviceRevokedError):
+            verify(received_at=received_at)
+    with pytest.raises(ClientMisuseError, match="received_at"):
+        verify(received_at=NOW.replace(tzinfo=None))
+
+
+# --- lists that are not believed
 
 
 @pytest.mark.parametrize("critical", [True, False])
@@ -107,7 +232,7 @@ def test_critical_extensions_that_are_not_understood() -> None:
     with pytest.raises(RevocationUnknownError, match=r"unknown critical extension: 1\.3\.6\.1"):
         load(signed(builder((NUMBER, False), (UNKNOWN, True))))
     ignored = builder((NUMBER, False)).add_revoked_certificate(entry(5, (UNKNOWN, False)))
-    assert load(signed(ignored)).certificate_serials == {5}
+    assert load(signed(ignored)).entries.keys() == {5}
 
 
 @pytest.mark.parametrize("of_entry", [False, True])

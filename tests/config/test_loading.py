@@ -64,6 +64,7 @@ GOOD_VALUES: Mapping[str, str] = {
     "rate_validate": "100/second; 3000/minute",
     "rate_failures": "20/hour",
     "rate_admin": "none",
+    "rate_ocsp": "10/second",
     "rate_guesses": "5/minute",
     "rate_store": f"rediss://:{SECRET}@redis.example.org/1",
     "cors_origins": "https://app.example.org,http://localhost:3000",

@@ -24,7 +24,7 @@ from birthmark_sma.errors import (
     IssuerExpiredError,
     ProfileViolationError,
 )
-from birthmark_sma.pki import certificates, names
+from birthmark_sma.pki import certificates, names, profiles
 from birthmark_sma.pki.keys.ca_keys import CaKeyType, Signer
 from birthmark_sma.pki.profile_check import Prepared
 from tests.support.pki.certificate_verifiers import lint_certificate, openssl_text
@@ -107,6 +107,47 @@ def test_the_intermediate(key_type: CaKeyType) -> None:
     intermediate.verify_directly_issued_by(authority.root)
 
 
+def cross_of(now: datetime, serial_number: int = 1 << 100) -> Prepared:
+    """Prepare a certificate of another root under that of these tests."""
+    other = Signer(ec.generate_private_key(ec.SECP256R1()))
+    profile = profiles.numbered(profiles.ROOT, 2)
+    root = certificates.sign(
+        certificates.prepare_root(
+            other.public_key, now=now, serial_number=1 << 90, profile=profile
+        ),
+        other,
+    )
+    return certificates.prepare_cross(root, issuer=ca().root, now=now, serial_number=serial_number)
+
+
+def test_a_cross_certificate() -> None:
+    """The name and key of one root under another, until the first of both ends."""
+    authority = ca()
+    cross = certificates.sign(cross_of(NOW), authority.root_signer, issuer=authority.root)
+    assert cross.subject == names.distinguished_name("Simulated Mfg Root CA 2")
+    assert cross.issuer == authority.root.subject
+    assert cross.not_valid_after_utc == authority.root.not_valid_after_utc
+    assert value_of(cross, BASIC_CONSTRAINTS) == x509.BasicConstraints(True, None)
+    assert value_of(cross, KEY_USAGE) == key_usage(ca=True)
+    assert value_of(cross, AKI).key_identifier == value_of(authority.root, SKI).digest
+    assert lint_certificate(cross) == []
+
+
+def test_a_cross_certificate_is_checked() -> None:
+    """Before it is signed, as every other: its name, its end, and that it does not sign itself."""
+    authority = ca()
+    prepared = cross_of(NOW)
+    for wrong in (
+        replace(prepared, subject=authority.root.subject),
+        replace(prepared, not_after=authority.root.not_valid_after_utc + timedelta(seconds=1)),
+        replace(prepared, extensions=prepared.extensions[:-1]),
+    ):
+        with pytest.raises(ProfileViolationError):
+            certificates.sign(wrong, authority.root_signer, issuer=authority.root)
+    with pytest.raises(ProfileViolationError):
+        certificates.sign(prepared, authority.root_signer)
+
+
 @pytest.mark.parametrize("published", PUBLICATIONS)
 @pytest.mark.parametrize("label", DEVICE_SERIALS)
 @pytest.mark.parametrize("kind", DEVICE_KEY_KINDS)
@@ -167,16 +208,17 @@ def test_no_serial_makes_a_malformed_host_name(device_serial: str) -> None:
 
 
 def test_publication() -> None:
-    """Verifiers find the CRL and the issuer's certificate where a public URL is configured."""
+    """Verifiers find CRL, OCSP and the issuer's certificate where a public URL is configured."""
     publication = PUBLICATIONS["published"]
     assert publication is not None
     device = issue_device(ca(), P256, "a camera", publication=publication)
     (point,) = value_of(device, CRL_DP)
     assert point.full_name == [x509.UniformResourceIdentifier(publication.crl_url)]
     assert point.reasons is point.crl_issuer is point.relative_name is None
-    (access,) = value_of(device, AIA)
-    assert access.access_method == AuthorityInformationAccessOID.CA_ISSUERS
-    assert access.access_location == x509.UniformResourceIdentifier(publication.issuer_url)
+    assert {each.access_method: each.access_location.value for each in value_of(device, AIA)} == {
+        AuthorityInformationAccessOID.OCSP: publication.ocsp_url,
+        AuthorityInformationAccessOID.CA_ISSUERS: publication.issuer_url,
+    }
 
 
 @pytest.mark.parametrize(

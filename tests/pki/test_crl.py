@@ -3,6 +3,7 @@
 import hashlib
 import time
 from collections.abc import Iterable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
@@ -10,13 +11,13 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.x509.oid import ExtensionOID
 
-from birthmark_sma.pki.crl import LIFETIME, REASONS, RevokedCertificate, sign_crl
+from birthmark_sma.pki.crl import HOLD, LIFETIME, REASONS, RevokedCertificate, sign_crl
 from birthmark_sma.pki.keys.ca_keys import CaKeyType
 from birthmark_sma.pki.profile_check import authority_key_identifier
 from tests.support.pki.certificate_verifiers import (
     lint_crl,
     openssl_accepts_crl,
-    openssl_verify_with_crl,
+    openssl_verify_with_crls,
 )
 from tests.support.pki.chains import NOW, Chain, ca, certificate_serial, sound_chain
 
@@ -61,7 +62,14 @@ def revocation_of(chain: Chain, reason: str = "key_compromise") -> RevokedCertif
     return RevokedCertificate(chain.leaf.serial_number, REVOKED_AT, reason)
 
 
-EVERY_REASON = [revoked(reason, reason) for reason in REASONS]
+SINCE = NOW - timedelta(days=30, microseconds=-1)
+EVERY_REASON = [
+    *(revoked(reason, reason) for reason in REASONS),
+    replace(revoked("compromised since"), invalid_since=SINCE),
+    replace(revoked("compromised since long"), invalid_since=datetime(1999, 1, 2, tzinfo=UTC)),
+]
+ON_HOLD = revoked("suspended", HOLD)
+HOLD_FINDING = "cabf.crl_prohibited_reason_code"
 
 
 @pytest.mark.parametrize("key_type", CaKeyType)
@@ -88,11 +96,11 @@ def test_a_revoked_device_is_refused_and_others_are_not() -> None:
     """Threat 6: a verifier with the list refuses the revoked certificate, and only that one."""
     lost, kept = sound_chain("lost camera"), sound_chain("kept camera")
     signed = list_of(revocation_of(lost))
-    complaint = openssl_verify_with_crl(lost, signed)
+    complaint = openssl_verify_with_crls(lost, signed)
     assert complaint is not None
     assert "error 23" in complaint
-    assert openssl_verify_with_crl(kept, signed) is None
-    assert openssl_verify_with_crl(lost, list_of()) is None
+    assert openssl_verify_with_crls(kept, signed) is None
+    assert openssl_verify_with_crls(lost, list_of()) is None
 
 
 def test_the_head_of_the_list() -> None:
@@ -126,6 +134,31 @@ def test_reasons(reason: str) -> None:
     given = [extension.value for extension in entry.extensions]
     assert given == ([] if reason == "unspecified" else [x509.CRLReason(REASONS[reason])])
     assert all(not extension.critical for extension in entry.extensions)
+
+
+def test_a_certificate_on_hold() -> None:
+    """The list is in order for X.509. The CA/Browser Forum alone has no holds for web servers."""
+    signed = list_of(ON_HOLD)
+    [entry] = signed
+    reason = entry.extensions.get_extension_for_class(x509.CRLReason).value
+    assert reason.reason is x509.ReasonFlags.certificate_hold
+    assert openssl_accepts_crl(signed, ca().intermediate)
+    assert {finding.code for finding in lint_crl(signed)} == {HOLD_FINDING}
+
+
+@pytest.mark.parametrize(
+    "since", [SINCE, datetime(1999, 1, 2, tzinfo=UTC), datetime(2050, 1, 1, tzinfo=UTC)]
+)
+def test_since_when_a_key_is_in_other_hands(since: datetime) -> None:
+    """Section 5.3.2: whole seconds, rounded down, in GeneralizedTime whatever the year."""
+    [entry] = list_of(replace(revoked("a"), invalid_since=since))
+    extension = entry.extensions.get_extension_for_class(x509.InvalidityDate)
+    assert not extension.critical
+    assert extension.value.invalidity_date_utc == since.replace(microsecond=0)
+    assert f"{since:%Y%m%d%H%M%SZ}".encode() in extension.value.public_bytes()
+    assert entry.extensions.get_extension_for_class(x509.CRLReason).value.reason is (
+        x509.ReasonFlags.key_compromise
+    )
 
 
 def test_the_reasons_fit_devices() -> None:
@@ -203,6 +236,9 @@ def test_the_list_is_the_library_s_byte_for_byte(key_type: CaKeyType) -> None:
             )
             if entry.reason != "unspecified":
                 one = one.add_extension(x509.CRLReason(REASONS[entry.reason]), critical=False)
+            if entry.invalid_since is not None:
+                since = entry.invalid_since.replace(microsecond=0)
+                one = one.add_extension(x509.InvalidityDate(since), critical=False)
             built = built.add_revoked_certificate(one.build())
         theirs = built.sign(authority.signer.key, authority.signer.hash_algorithm)
         ours = der_of(entries, key_type=key_type, number=7, this_update=FAR)

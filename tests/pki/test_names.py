@@ -350,6 +350,8 @@ def test_a_serial_that_nobody_sees_is_refused(device_serial: str) -> None:
         "Simulated  Mfg  Root  CA",
         "".join(chr(ord(c) + 0xFEE0) if c != " " else c for c in INTERMEDIATE_COMMON_NAME),
         f"sandbox {ROOT_COMMON_NAME}",
+        f"{ROOT_COMMON_NAME} 2",
+        f"{INTERMEDIATE_COMMON_NAME.lower()}  017",
     ],
 )
 def test_the_name_of_a_ca_is_refused(device_serial: str) -> None:

@@ -41,6 +41,7 @@ TRUTH_TABLE = [
     ([True], [True], [True], tuple(DeviceStatus), [False], Reason.TABLE_NOT_ASSIGNED),
     ([True], [True], [True], [DeviceStatus.SUSPENDED], [True], Reason.DEVICE_SUSPENDED),
     ([True], [True], [True], [DeviceStatus.REVOKED], [True], Reason.DEVICE_REVOKED),
+    ([True], [True], [True], [DeviceStatus.RETIRED], [True], Reason.DEVICE_RETIRED),
     ([True], [True], [True], [DeviceStatus.ACTIVE], [True], Reason.GENUINE),
 ]
 
@@ -76,7 +77,7 @@ def judge(known: Known) -> Reason:
 def test_the_truth_table_is_complete() -> None:
     """Every combination stands in exactly one row, so a new status cannot be forgotten."""
     assert all(len(rows_of(known)) == 1 for known in COMBINATIONS)
-    assert len(COMBINATIONS) == 64
+    assert len(COMBINATIONS) == 80
 
 
 @pytest.mark.parametrize("known", COMBINATIONS, ids=name_of)
@@ -110,7 +111,7 @@ def test_what_the_caller_is_told() -> None:
 def test_the_words_on_the_wire() -> None:
     """Verdicts and reasons are written as the contract and the audit trail write them."""
     assert [str(verdict) for verdict in Verdict] == ["PASS", "FAIL"]
-    assert [str(status) for status in DeviceStatus] == ["active", "suspended", "revoked"]
+    assert [str(status) for status in DeviceStatus] == ["active", "suspended", "revoked", "retired"]
     assert len({str(reason) for reason in Reason}) == len(Reason)
 
 

@@ -35,7 +35,7 @@ def secret_of(issued: IssuedKey) -> str:
 
 UNLIMITED = tuple(
     f"--rate-{kind}=none"
-    for kind in ("provision", "validate", "failures", "admin", "guesses", "renew")
+    for kind in ("provision", "validate", "failures", "admin", "ocsp", "guesses", "renew")
 )
 """Options that turn all rate limits off, for servers that get many requests of tests."""
 

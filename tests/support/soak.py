@@ -8,3 +8,8 @@ SOAKING = "BIRTHMARK_SOAK" in os.environ
 def times(usual: int, soaking: int) -> int:
     """Return `soaking` if BIRTHMARK_SOAK is set, else `usual`."""
     return soaking if SOAKING else usual
+
+
+def tell(line: str) -> None:
+    """Print a line of a measurement."""
+    print(line)  # noqa: T201  what a soak is for

@@ -272,7 +272,7 @@ def test_provisioning_responses(group: dict[str, Any], test: dict[str, Any]) -> 
         identity = make_identity(
             pending,
             json.dumps(test["response"]).encode(),
-            root_fingerprint=enrolment.root_fingerprint,
+            root_fingerprints=enrolment.root_fingerprints,
         )
         kept = {"nuc_hash": identity.nuc_hash, "table_keys": identity.table_keys}
         secrets = test.get("secrets", {}) | kept

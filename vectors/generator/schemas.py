@@ -2,6 +2,9 @@
 
 from typing import Any
 
+from birthmark_sma.protocol.verdict import DeviceStatus
+
+_STATUSES = [each.value for each in DeviceStatus]
 _DRAFT = "https://json-schema.org/draft/2020-12/schema"
 
 Schema = dict[str, Any]
@@ -211,7 +214,7 @@ SCHEMAS: dict[str, Schema] = {
                             {"type": "null"},
                             _object(
                                 {
-                                    "status": {"enum": ["active", "suspended", "revoked"]},
+                                    "status": {"enum": _STATUSES},
                                     "tableAssignments": _list(INTEGER),
                                 }
                             ),

@@ -18,6 +18,7 @@ _NOTES = {
         Reason.TABLE_NOT_ASSIGNED: "The device was not given this table.",
         Reason.DEVICE_SUSPENDED: "The device is suspended.",
         Reason.DEVICE_REVOKED: "The device is revoked.",
+        Reason.DEVICE_RETIRED: "The device is out of use.",
         Reason.GENUINE: "Nothing speaks against it.",
     }.items()
 }

@@ -30,7 +30,14 @@ from birthmark_sma.authority.background.write_check import (
 from birthmark_sma.authority.ca import ceremony
 from birthmark_sma.authority.ca.crl_publication import CrlPublication
 from birthmark_sma.authority.ca.crl_store import ServedCrls
-from birthmark_sma.authority.ca.intermediate_key import open_signer
+from birthmark_sma.authority.ca.intermediate_key import open_issuers
+from birthmark_sma.authority.ca.issuers import (
+    OCSP_PATH,
+    Issuer,
+    OpenIssuers,
+    certificate_path,
+    crl_path,
+)
 from birthmark_sma.authority.ca.store import load_certificates
 from birthmark_sma.authority.devices.abuse_policy import AbusePolicy
 from birthmark_sma.authority.kek.passphrase_file import find_given_passphrase, find_passphrase
@@ -40,9 +47,10 @@ from birthmark_sma.authority.key_tables import cache as key_table_cache
 from birthmark_sma.authority.key_tables import store as key_table_store
 from birthmark_sma.authority.key_tables.cache import KeyTableCache
 from birthmark_sma.authority.key_tables.usage import KeyTableUsage
+from birthmark_sma.authority.ocsp.delegation import Delegation
 from birthmark_sma.authority.provisioning.bulk import BulkProvisioner
 from birthmark_sma.authority.provisioning.idempotency import StoredResponses
-from birthmark_sma.authority.provisioning.issuance import DeviceIssuer, Issuer
+from birthmark_sma.authority.provisioning.issuance import DeviceIssuer
 from birthmark_sma.authority.provisioning.service import Provisioner
 from birthmark_sma.authority.rate_limits.limiter import RateLimits, make_rate_limits
 from birthmark_sma.authority.rate_limits.shared_windows import SharedWindows
@@ -65,12 +73,6 @@ from birthmark_sma.storage.engine import Database, open_database
 from birthmark_sma.storage.group_commit import GroupCommit
 from birthmark_sma.storage.migration import check_schema, migrate
 
-# CRL_PATH and INTERMEDIATE_PATH are part of device certificates, so they must never change.
-CRL_PATH = "/pki/intermediate.crl"
-ROOT_CRL_PATH = "/pki/root.crl"
-INTERMEDIATE_PATH = "/pki/intermediate.crt"
-ROOT_PATH = "/pki/root.crt"
-
 
 @dataclass(frozen=True, slots=True)
 class Authority:
@@ -78,8 +80,7 @@ class Authority:
 
     settings: Settings
     database: Database
-    root: x509.Certificate
-    issuer: Issuer = field(repr=False)
+    issuers: OpenIssuers = field(repr=False)
     secrets: OpenedSecrets = field(repr=False)
     table_cache: KeyTableCache = field(repr=False)
     validator: Validator = field(repr=False)
@@ -94,6 +95,7 @@ class Authority:
     """The rate limits of the server. The server starts and closes them, in its event loop."""
     figures: ServerMetrics = field(repr=False)
     served_crls: ServedCrls = field(repr=False)
+    ocsp_delegation: Delegation = field(repr=False)
     sandbox: bool = False
     """True if the authority was created as a sandbox."""
 
@@ -110,6 +112,17 @@ class Authority:
         self.validator.copy_figures()
         self.provisioner.copy_figures()
         self.figures.copy_rate_limits(self.rate_limits.figures)
+        self.figures.copy_ocsp_expiry(self.ocsp_delegation.earliest_end())
+
+    @property
+    def issuer(self) -> Issuer:
+        """Return the intermediate that signs new device certificates."""
+        return self.issuers.active
+
+    @property
+    def root(self) -> x509.Certificate:
+        """Return the root above that intermediate."""
+        return self.issuers.root
 
     @property
     def table_sizes(self) -> TableSizes:
@@ -174,6 +187,7 @@ def open_authority(
     database.warn_when_slow(settings.slow_query_ms / 1000)
     figures = ServerMetrics(shared_counters)
     served_crls = ServedCrls(database)
+    ocsp_delegation = Delegation(parts.issuers.signing, database.clock.now)
     rate_limits = make_rate_limits(settings, shared_windows)
     validator_class = SandboxValidator if parts.sandbox else Validator
     validator = validator_class(
@@ -195,8 +209,7 @@ def open_authority(
     return Authority(
         settings=settings,
         database=database,
-        root=parts.root,
-        issuer=parts.issuer,
+        issuers=parts.issuers,
         secrets=parts.secrets,
         table_cache=parts.table_cache,
         validator=validator,
@@ -205,6 +218,7 @@ def open_authority(
         writers=(validator.writer, provisioner.writer),
         figures=figures,
         served_crls=served_crls,
+        ocsp_delegation=ocsp_delegation,
         key_cache=key_cache,
         background_tasks=(
             validator.activity,
@@ -218,9 +232,10 @@ def open_authority(
                 ),
                 CheckedWriter(provisioner.writer, write_device),
             ),
-            KeyReloader(database, parts.secrets.keks, key_cache),
+            KeyReloader(database, parts.secrets.keks, key_cache, parts.issuers),
             KeyTableUsage(database),
-            CrlPublication(database, parts.issuer.certificate, parts.issuer.signer, served_crls),
+            CrlPublication(database, parts.issuers, served_crls),
+            ocsp_delegation,
             *((WalCheckpoint(database),) if settings.uses_sqlite else ()),
             *((SandboxExpiry(database),) if parts.sandbox else ()),
         ),
@@ -237,17 +252,14 @@ def opened_in_bulk(settings: Settings) -> Iterator[BulkProvisioner]:
     """
     with opened_database(settings) as database:
         parts = _open_parts(database, settings)
-        yield BulkProvisioner(
-            database, parts.maker, parts.first_answers, root=parts.issuer.chain[-1]
-        )
+        yield BulkProvisioner(database, parts.maker, parts.first_answers)
 
 
 @dataclass(frozen=True, slots=True)
 class _Parts:
     """The parts of an authority that need no thread: certificates, secrets, key tables."""
 
-    root: x509.Certificate
-    issuer: Issuer
+    issuers: OpenIssuers = field(repr=False)
     secrets: OpenedSecrets = field(repr=False)
     table_cache: KeyTableCache = field(repr=False)
     sandbox: bool
@@ -255,7 +267,7 @@ class _Parts:
     @property
     def maker(self) -> DeviceIssuer:
         maker_class = SandboxDeviceIssuer if self.sandbox else DeviceIssuer
-        return maker_class(self.table_cache, self.secrets.nuc_hash_index, self.issuer)
+        return maker_class(self.table_cache, self.secrets.nuc_hash_index, self.issuers)
 
     @property
     def first_answers(self) -> StoredResponses:
@@ -264,20 +276,13 @@ class _Parts:
 
 def _open_parts(database: Database, settings: Settings) -> _Parts:
     # The checks that need no secret come first.
-    root, intermediate = load_certificates(database)
+    load_certificates(database)
     key_table_cache.check_sizes(database, settings)
     with database.read() as connection:
         sandbox = bool(key_table_store.was_created_as_sandbox(connection))
     opened = open_stored_secrets(database, settings)
-    issuer = Issuer(
-        certificate=intermediate.load(),
-        signer=open_signer(database, settings, opened),
-        chain=(intermediate.certificate, root.certificate),
-        publication=_publication(settings),
-    )
     return _Parts(
-        root=root.load(),
-        issuer=issuer,
+        issuers=open_issuers(database, settings, opened, partial(_publication, settings)),
         secrets=opened,
         table_cache=key_table_cache.open_key_table_cache(database, opened.keks),
         sandbox=sandbox,
@@ -402,7 +407,11 @@ def make_abuse_policy(settings: Settings) -> AbusePolicy:
     return AbusePolicy(settings.abuse_factor, settings.abuse_least)
 
 
-def _publication(settings: Settings) -> Publication | None:
+def _publication(settings: Settings, issuer: str) -> Publication | None:
     if settings.public_url is None:
         return None
-    return Publication(settings.public_url + CRL_PATH, settings.public_url + INTERMEDIATE_PATH)
+    return Publication(
+        crl_url=settings.public_url + crl_path(issuer),
+        issuer_url=settings.public_url + certificate_path(issuer),
+        ocsp_url=settings.public_url + OCSP_PATH,
+    )

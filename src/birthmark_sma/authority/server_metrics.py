@@ -1,16 +1,18 @@
-"""Metrics of the authority in shared memory: batches, provisioning, key tables, rate limits.
+"""Metrics of the authority in shared memory: batches, provisioning, key tables, rate limits, OCSP.
 
-Validation, provisioning and rate limits count, `web.api.prometheus` reads. Events of every token
-are counted directly in shared memory. Other parts count in plain numbers, which are copied once a
-second: a process that is killed loses up to a second of them. Counting must never take a lock.
+Those parts count, `web.api.prometheus` reads. Events of every token are counted directly in shared
+memory. Other parts count in plain numbers, which are copied once a second: a process that is killed
+loses up to a second of them. Counting must never take a lock.
 """
 
 from collections.abc import Mapping
+from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
 from birthmark_sma.authority.rate_limits.limiter import Kind, RateLimitFigures
 from birthmark_sma.errors import DatabaseFault
+from birthmark_sma.pki.ocsp.responses import ResponseStatus, Status
 from birthmark_sma.runtime import metrics
 from birthmark_sma.runtime.shared_memory_metrics import (
     Counter,
@@ -58,6 +60,13 @@ class RenewalOutcome(StrEnum):
     FAILED = "failed"
 
 
+class OcspSource(StrEnum):
+    """The source of the OCSP response about a certificate, as a label of the metric."""
+
+    CACHED = "cached"
+    SIGNED = "signed"
+
+
 class BatchInstruments:
     """The metrics of one writer: items in a commit, and durations in nanoseconds."""
 
@@ -75,6 +84,10 @@ class BatchInstruments:
         self.failed = Counter(LAYOUT, metrics.BATCH_FAILURES, faults)
 
 
+def _label(status: ResponseStatus) -> str:
+    return status.name.lower()
+
+
 # Memory layout: each metric takes the next slots of a process's row, in the order of these lines.
 # All processes of a server run the same lines, so the slots agree.
 LAYOUT = SlotAllocator()
@@ -85,6 +98,17 @@ RENEWALS = Counter(LAYOUT, metrics.RENEWALS, [(each.value,) for each in RenewalO
 TABLE_RANGES = Counter(LAYOUT, metrics.KEY_TABLE_TOKENS, [(str(each),) for each in range(_RANGES)])
 """Camera tokens by key table, in up to 25 ranges of equal size. Their slots are adjacent."""
 RATE_REFUSALS = Counter(LAYOUT, metrics.RATE_LIMIT_REFUSALS, [(kind.value,) for kind in Kind])
+OCSP_CERTIFICATES = Counter(
+    LAYOUT,
+    metrics.OCSP_CERTIFICATES,
+    [(status.value, source.value) for status in Status for source in OcspSource],
+)
+OCSP_ERRORS = Counter(
+    LAYOUT,
+    metrics.OCSP_ERRORS,
+    [(_label(status),) for status in ResponseStatus if status is not ResponseStatus.SUCCESSFUL],
+)
+OCSP_EXPIRY = Gauge(LAYOUT, metrics.OCSP_RESPONDER_EXPIRY, lowest=True)
 STORE_AWAY = Gauge(LAYOUT, metrics.RATE_STORE_AWAY_WORKERS)
 STORE_LOST = Counter(LAYOUT, metrics.RATE_STORE_LOSSES)
 
@@ -153,6 +177,18 @@ class ServerMetrics:
         self._copy(RATE_REFUSALS, {(kind.value,): limits.refused[kind] for kind in Kind})
         STORE_AWAY.set(self.own_counters, int(limits.store.away))
         self._copy(STORE_LOST, {(): limits.store.times_lost})
+
+    def ocsp_answered(self, status: Status, source: OcspSource) -> None:
+        """Count a certificate whose status was told. Call this in the event loop only."""
+        OCSP_CERTIFICATES.add(self.own_counters, (status.value, source.value))
+
+    def ocsp_refused(self, status: ResponseStatus) -> None:
+        """Count an OCSP response that is an error. Call this in the event loop only."""
+        OCSP_ERRORS.add(self.own_counters, (_label(status),))
+
+    def copy_ocsp_expiry(self, end: datetime | None) -> None:
+        """Copy when the first of this process's OCSP responder certificates ends."""
+        OCSP_EXPIRY.set(self.own_counters, 0 if end is None else int(end.timestamp()))
 
     def _copy(self, counter: Counter, counted: Mapping[tuple[str, ...], int]) -> None:
         """Add the counts since the last copy to the row.

@@ -22,6 +22,14 @@ def fingerprint(certificate: "x509.Certificate") -> str:
     return certificate.fingerprint(SHA256()).hex(":").upper()
 
 
+def common_name(certificate: "x509.Certificate") -> str:
+    """Return the common name of a certificate of this authority."""
+    from cryptography.x509.oid import NameOID
+
+    [name] = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+    return str(name.value)
+
+
 def certificate_as_json(certificate: "x509.Certificate") -> dict[str, Any]:
     """Return names, serial number, validity and fingerprint of a certificate, for JSON output."""
     return {
@@ -36,14 +44,11 @@ def certificate_as_json(certificate: "x509.Certificate") -> dict[str, Any]:
 
 def certificate_as_fields(title: str, certificate: "x509.Certificate") -> list[tuple[str, str]]:
     """Return common name, validity and fingerprint of a certificate, for `print_fields`."""
-    from cryptography.x509.oid import NameOID
-
-    [name] = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
     digest = fingerprint(certificate)
     middle = digest.find(":", len(digest) // 2) + 1
     begins, ends = certificate.not_valid_before_utc, certificate.not_valid_after_utc
     return [
-        (title, str(name.value)),
+        (title, common_name(certificate)),
         ("  valid", f"{begins:%Y-%m-%d} to {ends:%Y-%m-%d}"),
         ("  SHA-256", f"{digest[:middle]}\n{digest[middle:]}"),
     ]
@@ -56,6 +61,9 @@ def device_as_json(device: "Device") -> dict[str, Any]:
         "device_family": device.device_family,
         "app_version": device.app_version,
         "status": device.status.value,
+        "status_reason": device.status_reason,
+        "status_actor": device.status_actor,
+        "status_changed_at": device.status_changed_at,
         "table_assignments": list(device.table_assignments),
         "provisioning_id": device.provisioning_id,
         "provisioned_at": device.provisioned_at,
@@ -77,13 +85,23 @@ def device_as_fields(device: "Device") -> list[tuple[str, str]]:
         ("device", device.device_serial),
         ("family", device.device_family),
         ("app version", device.app_version or "-"),
-        ("status", device.status.value),
+        ("status", _status(device)),
         ("tables", ", ".join(map(str, device.table_assignments))),
         ("provisioned", f"{device.provisioned_at:%Y-%m-%d %H:%M:%S} UTC"),
         ("", device.provisioning_id),
         *([] if renewed is None else [("renewed", f"{renewed:%Y-%m-%d %H:%M:%S} UTC")]),
         *certificate_as_fields("certificate", certificate),
     ]
+
+
+def _status(device: "Device") -> str:
+    """Return the status with the reason, the time and the actor of its last change."""
+    if device.status_changed_at is None:
+        return device.status.value
+    reason = f" ({device.status_reason})" if device.status_reason else ""
+    actor = f" by {device.status_actor}" if device.status_actor else ""
+    since = f"since {device.status_changed_at:%Y-%m-%d %H:%M:%S} UTC{actor}"
+    return f"{device.status.value}{reason}\n{since}"
 
 
 def earlier_as_json(earlier: "Sequence[ListedCertificate]") -> list[dict[str, Any]]:

@@ -25,7 +25,7 @@ REFUSED = 6
 _CODES: tuple[tuple[int, tuple[type[errors.BirthmarkError], ...]], ...] = (
     (CONFLICT, (errors.AlreadyInitialisedError, errors.ConflictError, errors.RotationError)),
     (CONFLICT, (errors.UnknownDeviceError, errors.UnknownAccessKeyError, errors.UnknownFlagError)),
-    (CONFLICT, (errors.RenewalOrderError,)),
+    (CONFLICT, (errors.RenewalOrderError, errors.UnknownCaError)),
     (CONFIGURATION, (errors.ConfigurationError, errors.WrongSecretError, errors.PrivateFileError)),
     (
         CONFIGURATION,
@@ -33,7 +33,7 @@ _CODES: tuple[tuple[int, tuple[type[errors.BirthmarkError], ...]], ...] = (
     ),
     (DATABASE, (errors.NotInitialisedError, errors.KeyTablesError, errors.StorageError)),
     (DATABASE, (errors.BatchInterruptedError, errors.PoolFullError, errors.ShuttingDownError)),
-    (DATABASE, (errors.AuthorityAwayError,)),
+    (DATABASE, (errors.AuthorityAwayError, errors.IssuerChangedError)),
 )
 
 

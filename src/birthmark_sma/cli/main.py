@@ -15,7 +15,17 @@ from typer.exceptions import TyperException
 from birthmark_sma import HOW_TO_INSTALL, __version__
 from birthmark_sma.cli import exit_codes
 from birthmark_sma.cli.batch.command import provision_batch
-from birthmark_sma.cli.commands import ca, demo, devices, history, keys, renewals, secrets, tables
+from birthmark_sma.cli.commands import (
+    ca,
+    ca_changes,
+    demo,
+    devices,
+    history,
+    keys,
+    renewals,
+    secrets,
+    tables,
+)
 from birthmark_sma.cli.commands.backup import backup, restore
 from birthmark_sma.cli.commands.doctor import doctor
 from birthmark_sma.cli.commands.init import init, migrate
@@ -75,6 +85,7 @@ command(app, "restore")(restore)
 command(app, "provision")(provision)
 command(app, "provision-batch")(provision_batch)
 command(app, "validate")(validate)
+ca_changes.register(ca.app)
 for group, name in (
     (commands.app, "simulate"),
     (devices.app, "devices"),

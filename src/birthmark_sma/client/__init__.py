@@ -36,7 +36,8 @@ from birthmark_sma.errors import (
 if TYPE_CHECKING:
     from birthmark_sma.client.async_client import AsyncAuthorityClient
     from birthmark_sma.client.bundle_verification import VerifiedBundle, verify_bundle
-    from birthmark_sma.client.crl_cache import AsyncCrlCache, CachedCrl, CrlCache
+    from birthmark_sma.client.crls.cache import AsyncCrlCache, CachedCrl, CrlCache
+    from birthmark_sma.client.crls.issuers import IssuerCrls
     from birthmark_sma.client.pending import PendingBundles
     from birthmark_sma.client.revocation import RevocationList
     from birthmark_sma.client.sync_client import AuthorityClient
@@ -63,6 +64,7 @@ __all__ = [
     "DeviceRevokedError",
     "Fail",
     "Indeterminate",
+    "IssuerCrls",
     "MalformedBundleError",
     "MalformedCameraTokenError",
     "Options",
@@ -81,12 +83,13 @@ __all__ = [
 # (PEP 562).
 _MODULES = {
     "AsyncAuthorityClient": "client.async_client",
-    "AsyncCrlCache": "client.crl_cache",
+    "AsyncCrlCache": "client.crls.cache",
     "AuthorityClient": "client.sync_client",
     "Bundle": "protocol.bundle",
-    "CachedCrl": "client.crl_cache",
+    "CachedCrl": "client.crls.cache",
     "CameraToken": "protocol.camera_token",
-    "CrlCache": "client.crl_cache",
+    "CrlCache": "client.crls.cache",
+    "IssuerCrls": "client.crls.issuers",
     "MAX_BUNDLE_BYTES": "protocol.bundle",
     "PendingBundles": "client.pending",
     "RevocationList": "client.revocation",

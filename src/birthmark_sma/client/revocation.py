@@ -1,18 +1,25 @@
 """Check whether a certificate is on its issuer's revocation list (RFC 5280, section 6.3.3).
 
 `RevocationList.load` verifies and indexes a list once. `check_revocation`, which
-`bundle_verification` calls, then costs one set lookup, however long the list is.
+`bundle_verification` calls, then costs one lookup, however long the list is. What an entry means
+for a bundle depends on its reason: see `check_revocation`.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Self
+from typing import NamedTuple, Self
 
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 
-from birthmark_sma.errors import ClientMisuseError, DeviceRevokedError, RevocationUnknownError
+from birthmark_sma.errors import (
+    ClientMisuseError,
+    DeviceRevokedError,
+    DeviceSuspendedError,
+    RevocationUnknownError,
+)
 from birthmark_sma.pki.names import same_name
 from birthmark_sma.pki.profiles import CLOCK_SKEW
 
@@ -20,7 +27,29 @@ from birthmark_sma.pki.profiles import CLOCK_SKEW
 _PARTIAL = (x509.IssuingDistributionPoint, x509.DeltaCRLIndicator)
 _KNOWN = (x509.CRLNumber, x509.AuthorityKeyIdentifier)
 _KNOWN_OF_ENTRIES = (x509.CRLReason, x509.InvalidityDate)
+_NOT_IN_OTHER_HANDS = (x509.ReasonFlags.superseded, x509.ReasonFlags.cessation_of_operation)
 _SOUND_HASHES = (hashes.SHA256, hashes.SHA384, hashes.SHA512)
+
+
+class RevocationEntry(NamedTuple):
+    """An entry of a list. `reason` is `unspecified` if the entry has none.
+
+    `invalid_since` is the time since when the key may be in other hands, or None.
+    """
+
+    revoked_at: datetime
+    reason: x509.ReasonFlags
+    invalid_since: datetime | None
+
+    def is_good_for(self, *, received_at: datetime, captured_at: datetime | None) -> bool:
+        """Return True if a bundle may be accepted though this entry lists its certificate."""
+        if self.reason is x509.ReasonFlags.key_compromise:
+            # Whoever has the key signs any time of capture.
+            return self.invalid_since is not None and received_at < self.invalid_since
+        if self.reason in _NOT_IN_OTHER_HANDS:
+            earliest = received_at if captured_at is None else min(received_at, captured_at)
+            return earliest < self.revoked_at
+        return False
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +65,7 @@ class RevocationList:
     number: int
     this_update: datetime
     next_update: datetime
-    certificate_serials: frozenset[int] = field(repr=False)
+    entries: Mapping[int, RevocationEntry] = field(repr=False)
 
     @classmethod
     def load(cls, der: bytes, *, issuer: x509.Certificate) -> Self:
@@ -73,18 +102,33 @@ class RevocationList:
 
 
 def check_revocation(
-    certificate: x509.Certificate, *, issuer: x509.Certificate, crl: RevocationList, now: datetime
+    certificate: x509.Certificate,
+    *,
+    issuer: x509.Certificate,
+    crl: RevocationList,
+    now: datetime,
+    received_at: datetime | None = None,
+    captured_at: datetime | None = None,
 ) -> None:
-    """Raise DeviceRevokedError if `crl` lists a certificate of `issuer`.
+    """Raise DeviceRevokedError if `crl` lists a certificate of `issuer`, for a reason that counts.
 
-    The caller must have verified the certificate's path. A revoked device fails for every picture,
-    including those that claim a time before the revocation: the time is signed by a key that an
-    attacker may have.
+    The caller must have verified the certificate's path. `received_at` is the caller's own time of
+    receipt (default: `now`), `captured_at` the time that the camera signed, if there is one. By the
+    reason of the entry:
 
-    Raises RevocationUnknownError if the list is from another issuer, or not valid at `now`, and
-    ClientMisuseError if `now` has no time zone.
+    * key_compromise: only what was received before the entry's invalidityDate is accepted. Without
+      that date, nothing is.
+    * superseded, cessation_of_operation: nobody else has the key. What was received, or captured,
+      before the revocation is accepted, so that pictures in a queue stay valid.
+    * certificate_hold: nothing is accepted for now (DeviceSuspendedError).
+    * every other one, and none: nothing is accepted.
+
+    Raises DeviceSuspendedError for a certificate on hold, RevocationUnknownError if the list is
+    from another issuer or not valid at `now`, and ClientMisuseError for a time without a zone.
     """
     check_aware(now)
+    received_at = now if received_at is None else received_at
+    check_aware(received_at, "received_at")
     if issuer != crl.issuer and not _same_authority(issuer, crl.issuer):
         raise RevocationUnknownError(
             "The revocation list is from another CA than the device's issuer."
@@ -95,14 +139,18 @@ def check_revocation(
         )
     if crl.next_update < now:
         raise RevocationUnknownError("The revocation list has expired. Fetch a newer one.")
-    if certificate.serial_number in crl.certificate_serials:
-        raise DeviceRevokedError("The device's certificate is revoked.")
+    entry = crl.entries.get(certificate.serial_number)
+    if entry is None or entry.is_good_for(received_at=received_at, captured_at=captured_at):
+        return
+    if entry.reason is x509.ReasonFlags.certificate_hold:
+        raise DeviceSuspendedError("The device is suspended. Check again with a newer list.")
+    raise DeviceRevokedError("The device's certificate is revoked.")
 
 
-def check_aware(now: datetime) -> None:
+def check_aware(time: datetime, name: str = "now") -> None:
     """Raise ClientMisuseError if a time has no time zone, because it is then ambiguous."""
-    if now.utcoffset() is None:
-        raise ClientMisuseError("`now` has no time zone. Pass datetime.now(UTC), for example.")
+    if time.utcoffset() is None:
+        raise ClientMisuseError(f"`{name}` has no time zone. Pass datetime.now(UTC), for example.")
 
 
 def _check_issuer(crl: x509.CertificateRevocationList, issuer: x509.Certificate) -> None:
@@ -154,20 +202,33 @@ def _number_of_complete(crl: x509.CertificateRevocationList) -> int:
     return numbers[0].crl_number
 
 
-def _index(crl: x509.CertificateRevocationList) -> frozenset[int]:
-    """Return the serial numbers of a list.
+def _index(crl: x509.CertificateRevocationList) -> Mapping[int, RevocationEntry]:
+    """Return the entries of a list by serial number.
 
     Raises RevocationUnknownError for an entry with an unknown critical extension or another issuer.
     """
-    serials = []
-    for entry in crl:
-        for extension in entry.extensions:
-            unknown = extension.critical and not isinstance(extension.value, _KNOWN_OF_ENTRIES)
-            if unknown or isinstance(extension.value, x509.CertificateIssuer):
-                # The extension may change which certificate the entry means: section 5.3.
-                raise RevocationUnknownError(
-                    "An entry of the revocation list has an unknown critical extension:"
-                    f" {extension.oid.dotted_string}."
-                )
-        serials.append(entry.serial_number)
-    return frozenset(serials)
+    entries: dict[int, RevocationEntry] = {}
+    for listed in crl:
+        entry = _read_entry(listed)
+        # A serial number that stands twice: nothing is accepted, whatever the two entries say.
+        if entries.setdefault(listed.serial_number, entry) != entry:
+            entries[listed.serial_number] = entry._replace(reason=x509.ReasonFlags.unspecified)
+    return entries
+
+
+def _read_entry(listed: x509.RevokedCertificate) -> RevocationEntry:
+    reason, invalid_since = x509.ReasonFlags.unspecified, None
+    for extension in listed.extensions:
+        value = extension.value
+        unknown = extension.critical and not isinstance(value, _KNOWN_OF_ENTRIES)
+        if unknown or isinstance(value, x509.CertificateIssuer):
+            # The extension may change which certificate the entry means: section 5.3.
+            raise RevocationUnknownError(
+                "An entry of the revocation list has an unknown critical extension:"
+                f" {extension.oid.dotted_string}."
+            )
+        if isinstance(value, x509.CRLReason):
+            reason = value.reason
+        elif isinstance(value, x509.InvalidityDate):
+            invalid_since = value.invalidity_date_utc
+    return RevocationEntry(listed.revocation_date_utc, reason, invalid_since)

@@ -41,22 +41,25 @@ _DEFAULT_PORTS = {"http": 80, "https": 443}
 # The commands that have a flag for a setting, as they are typed after `sma`.
 _SERVE = ("serve",)
 _SIZES = (*_SERVE, "init")
+_CA_CHANGES = ("ca rotate", "ca compromised", "ca roll-root")
 _ROOT_KEY = (
     *_SIZES,
     *("doctor", "backup", "restore", "ca publish-crl", "secrets rotate", "secrets check"),
+    *_CA_CHANGES,
 )
 _KEK = (
     *_SIZES,
     *("doctor", "restore", "provision", "provision-batch", "validate", "tables populate"),
     *("ca export", "ca publish-crl", "secrets rotate", "secrets check"),
+    *_CA_CHANGES,
 )
 _DATABASE = (
     *_KEK,
     *("migrate", "top", "backup", "devices list", "devices show", "devices suspend"),
-    *("devices reinstate", "devices revoke", "devices flagged", "devices reviewed"),
-    "devices re-enrol",
+    *("devices reinstate", "devices revoke", "devices retire", "devices re-enrol"),
+    *("devices flagged", "devices reviewed"),
     *("renewals order", "renewals list", "renewals cancel"),
-    *("tables show", "ca show", "history prune", "history partitions"),
+    *("tables show", "ca show", "ca list", "history prune", "history partitions"),
     *("keys create", "keys list", "keys revoke", "keys rotate"),
 )
 _ABUSE = (*_SERVE, "devices flagged")
@@ -107,7 +110,7 @@ class Settings(BaseModel):
     """Authentication of callers: `open` accepts every caller that reaches the address, `keys` asks
     for access keys."""
     publish_pki: Annotated[bool, Setting(_SERVE)] = False
-    """Serve certificates and CRLs without an access key. A public URL has the same effect."""
+    """Serve certificates, CRLs and OCSP without an access key. A public URL has the same effect."""
 
     tls_cert: Annotated[Path | None, Setting(_SERVE)] = None
     """Serve HTTPS with this certificate and its chain (PEM)."""
@@ -127,8 +130,8 @@ class Settings(BaseModel):
     """Origins whose pages may call the API from a browser (CORS), separated by commas, such as
     https://app.example.org."""
     public_url: Annotated[str | None, Setting((*_SERVE, "provision", "provision-batch"))] = None
-    """The public URL of the server. Device certificates then name the addresses of the CRL and of
-    the issuer's certificate."""
+    """The public URL of the server. Device certificates then name the addresses of the CRL, of the
+    issuer's certificate and of OCSP."""
 
     kek_file: Annotated[Path | None, Setting(_KEK)] = None
     """A file with the key-encryption key: 32 bytes, or 64 hex digits. It is used instead of
@@ -139,7 +142,8 @@ class Settings(BaseModel):
     root_key_file: Annotated[Path | None, Setting(_ROOT_KEY, default="in the data directory")] = (
         None
     )
-    """The file with the root's encrypted private key."""
+    """The file with the encrypted private key of the first root. Those of later roots are beside
+    it, with the root's number in their names."""
     ca_key_type: Annotated[CaKeyType, Setting(_SIZES)] = CaKeyType.RSA_4096
     """The key type of a new root and intermediate: rsa-4096, ec-p384 or ec-p256."""
     tables: Annotated[int, _between(TABLES_PER_DEVICE, MAX_WIRE_INTEGER), Setting(_SIZES)] = (
@@ -182,6 +186,9 @@ class Settings(BaseModel):
     """The devices that a caller may provision."""
     rate_admin: Annotated[str | None, _limit("600/minute")] = None
     """All other requests of a caller, except /health/live and /health/ready."""
+    rate_ocsp: Annotated[str | None, _limit("6000/minute")] = None
+    """The OCSP requests of a caller that need a signature of their own: with a nonce, for unknown
+    certificates or for several. Cached responses have no limit."""
     rate_guesses: Annotated[str | None, _limit("60/minute")] = None
     """The wrong credentials from one address."""
     rate_renew: Annotated[str | None, _limit("10/hour; 20/day")] = None
@@ -259,6 +266,7 @@ class Settings(BaseModel):
         "rate_validate",
         "rate_failures",
         "rate_admin",
+        "rate_ocsp",
         "rate_guesses",
         "rate_renew",
     )

@@ -341,8 +341,8 @@ def _corrected(
 ) -> Identity:
     """Return the identity with what the app says now, saved if it changed.
 
-    The authority's response contains neither the size of its tables nor its URL. A pinned root
-    stays pinned if the app names none.
+    The authority's response contains neither the size of its tables nor its URL. Pinned
+    roots stay pinned if the app names none.
     """
     if enrolment is None:
         return kept
@@ -350,7 +350,7 @@ def _corrected(
         kept,
         keys_per_table=enrolment.keys_per_table or kept.keys_per_table,
         authority_url=enrolment.url,
-        root_fingerprint=enrolment.pinned_root or kept.root_fingerprint,
+        root_fingerprints=enrolment.root_fingerprints or kept.root_fingerprints,
     )
     if corrected != kept:
         state.save(corrected, place, sealing)

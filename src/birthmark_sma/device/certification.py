@@ -100,7 +100,7 @@ def read_certified(
     if certified != load_private_key(private_key).public_key():
         raise UnusableAnswerError("the certificate in its response is for another key")
     if not is_trusted(root.fingerprint(hashes.SHA256()).hex()):
-        raise UnusableAnswerError("its root certificate is not the one that the app pinned")
+        raise UnusableAnswerError("its root certificate is not one that the app pinned")
     try:
         # The camera's clock may be wrong, so the path is checked at a time from the certificates
         # themselves. An impossible date, such as in the year 0, raises ValueError.

@@ -81,7 +81,8 @@ class Enrolment:
     `url` is the URL of the authority: https, or http on this machine only. `nuc_hash` is the
     sensor's own hash of 32 bytes, if known. `keys_per_table` is the size of the authority's tables,
     which no response contains: set it unless it is 1,000 or, for a prototype, 100 (see `keys_in`).
-    `root_fingerprint` pins the authority: SHA-256 of the root certificate in 64 hex digits.
+    `root_fingerprint` pins the authority: SHA-256 of the root certificate in 64 hex digits. Pin two
+    roots around the change to a new root.
     `patience` is the time in seconds during which new attempts start before AuthorityAwayError; the
     last attempt may take 80 seconds more.
     """
@@ -93,7 +94,7 @@ class Enrolment:
     app_version: str | None = None
     nuc_hash: bytes | None = field(default=None, repr=False)
     keys_per_table: int | None = None
-    root_fingerprint: str | None = None
+    root_fingerprint: str | tuple[str, ...] | None = None
     ssl_context: ssl.SSLContext | None = None
     patience: float = 60.0
 
@@ -109,7 +110,7 @@ class Enrolment:
             )
         if self.nuc_hash is not None and len(self.nuc_hash) != NUC_HASH_BYTES:
             raise ConfigurationError(f"A NUC hash must have {NUC_HASH_BYTES} bytes.")
-        if self.root_fingerprint is not None and not _FINGERPRINT.fullmatch(self.root_fingerprint):
+        if not all(_FINGERPRINT.fullmatch(each) for each in self._pinned):
             raise ConfigurationError(
                 "The fingerprint of a root must be SHA-256 in hex, with or without colons."
             )
@@ -117,10 +118,14 @@ class Enrolment:
             raise ConfigurationError(f"keys_per_table must be between 1 and {MAX_WIRE_INTEGER}.")
 
     @property
-    def pinned_root(self) -> str | None:
-        """The fingerprint of the pinned root as 64 lower-case hex digits, or None."""
+    def root_fingerprints(self) -> tuple[str, ...]:
+        """Return the fingerprints of the pinned roots, in lower-case hex; empty if none is."""
+        return tuple(each.lower().replace(":", "") for each in self._pinned)
+
+    @property
+    def _pinned(self) -> tuple[str, ...]:
         given = self.root_fingerprint
-        return None if given is None else given.lower().replace(":", "")
+        return () if given is None else (given,) if isinstance(given, str) else given
 
     def details(self) -> dict[str, str]:
         """Return the fields of the request that the app chose."""
@@ -209,7 +214,7 @@ class _Asking:
                         pending,
                         content,
                         authority_url=self._enrolment.url,
-                        root_fingerprint=self._enrolment.pinned_root,
+                        root_fingerprints=self._enrolment.root_fingerprints,
                         keys_per_table=self._enrolment.keys_per_table,
                     )
                     return identity, response_time(answer)

@@ -3,7 +3,7 @@
 `provisioning` calls `make_identity`. `certification` checks the response.
 """
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from birthmark_sma.device.certification import (
     foreign_answer,
@@ -21,10 +21,12 @@ def make_identity(
     answer: bytes,
     *,
     authority_url: str | None = None,
-    root_fingerprint: str | None = None,
+    root_fingerprints: Collection[str] = (),
     keys_per_table: int | None = None,
 ) -> Identity:
-    """Check a response, and return the camera's identity. `root_fingerprint` is in lower-case hex.
+    """Check a response, and return the camera's identity.
+
+    `root_fingerprints` are those of the pinned roots, in lower-case hex; empty to accept any root.
 
     Raises UnusableAnswerError with the reason.
     """
@@ -33,7 +35,7 @@ def make_identity(
         device_serial=pending.device_serial,
         private_key=pending.private_key,
         key_encryption_private_key=pending.key_encryption_private_key,
-        is_trusted=lambda fingerprint: root_fingerprint in {None, fingerprint},
+        is_trusted=lambda each: not root_fingerprints or each in root_fingerprints,
         more_secrets=frozenset({"nuc_hash"}),
     )
     try:
@@ -52,7 +54,7 @@ def make_identity(
         nonce_secret=pending.nonce_secret,
         keys_per_table=keys_per_table or keys_in(certified.table_keys),
         authority_url=authority_url,
-        root_fingerprint=root_fingerprint,
+        root_fingerprints=tuple(root_fingerprints),
     )
 
 

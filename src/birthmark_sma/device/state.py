@@ -79,8 +79,8 @@ class Identity:
     keys_per_table: int
     authority_url: str | None = None
     """The URL for renewals. None in the state of an earlier version of this program."""
-    root_fingerprint: str | None = None
-    """SHA-256 of the root that the app pinned, in lower-case hex, or None."""
+    root_fingerprints: tuple[str, ...] = ()
+    """SHA-256 of the roots that the app pinned, in lower-case hex; empty if it pinned none."""
     renewal: PendingRenewal | None = None
     predecessor: Predecessor | None = None
 
@@ -112,8 +112,9 @@ def load(directory: PrivateDirectory, sealing: Sealing) -> State | None:
     try:
         fields: dict[str, Any] = json.loads(content)
         kind = _KINDS[fields.pop("state")]
-        if "certificate_chain" in fields:
-            fields["certificate_chain"] = tuple(fields["certificate_chain"])
+        for name in ("certificate_chain", "root_fingerprints"):  # JSON has no tuples
+            if name in fields:
+                fields[name] = tuple(fields[name])
         if fields.get("renewal") is not None:
             fields["renewal"] = PendingRenewal(**fields["renewal"])
         if (old := fields.get("predecessor")) is not None:

@@ -11,7 +11,7 @@ from datetime import datetime
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
-from cryptography.x509.oid import AuthorityInformationAccessOID
+from cryptography.x509.oid import AuthorityInformationAccessOID, NameOID
 
 from birthmark_sma.errors import IssuerExpiredError, ProfileViolationError
 from birthmark_sma.pki import der, names, profiles
@@ -23,10 +23,11 @@ from birthmark_sma.pki.profiles import Profile
 
 @dataclass(frozen=True, slots=True)
 class Publication:
-    """The URLs at which verifiers find the issuer's CRL and the issuer's certificate."""
+    """The URLs at which verifiers find the issuer's CRL, its certificate and its OCSP responder."""
 
     crl_url: str
     issuer_url: str
+    ocsp_url: str
 
 
 def prepare_root(
@@ -34,7 +35,7 @@ def prepare_root(
 ) -> Prepared:
     """Prepare the self-signed root certificate."""
     return _prepare(
-        profile, public_key, _ca_name(profile), issuer=None, now=now, serial_number=serial_number
+        profile, public_key, _fixed_name(profile), issuer=None, now=now, serial_number=serial_number
     )
 
 
@@ -51,8 +52,34 @@ def prepare_intermediate(
     Raises IssuerExpiredError if the root certificate is not valid at `now`.
     """
     return _prepare(
-        profile, public_key, _ca_name(profile), issuer=issuer, now=now, serial_number=serial_number
+        profile,
+        public_key,
+        _fixed_name(profile),
+        issuer=issuer,
+        now=now,
+        serial_number=serial_number,
     )
+
+
+def prepare_cross(
+    certified: x509.Certificate, *, issuer: x509.Certificate, now: datetime, serial_number: int
+) -> Prepared:
+    """Prepare a cross-certificate: the root `issuer` certifies the name and key of another root.
+
+    It ends with the first of both. Raises IssuerExpiredError if the issuing root is not valid at
+    `now`.
+    """
+    [common_name] = certified.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+    [organization] = certified.subject.get_attributes_for_oid(NameOID.ORGANIZATION_NAME)
+    prepared = _prepare(
+        profiles.cross(str(common_name.value), str(organization.value)),
+        certified.public_key(),
+        certified.subject,
+        issuer=issuer,
+        now=now,
+        serial_number=serial_number,
+    )
+    return replace(prepared, not_after=min(prepared.not_after, certified.not_valid_after_utc))
 
 
 def prepare_device(
@@ -81,6 +108,26 @@ def prepare_device(
     return replace(prepared, extensions=tuple(extensions))
 
 
+def prepare_ocsp_responder(
+    public_key: VerifyingKey, *, issuer: x509.Certificate, now: datetime, serial_number: int
+) -> Prepared:
+    """Prepare the certificate of an issuer's OCSP responder (RFC 6960, section 4.2.2.2).
+
+    Raises IssuerExpiredError if the issuer's certificate is not valid at `now`.
+    """
+    of_sandbox = names.is_of_sandbox(issuer.subject)
+    profile = profiles.SANDBOX_OCSP_RESPONDER if of_sandbox else profiles.OCSP_RESPONDER
+    prepared = _prepare(
+        profile,
+        public_key,
+        _fixed_name(profile),
+        issuer=issuer,
+        now=now,
+        serial_number=serial_number,
+    )
+    return replace(prepared, extensions=(*prepared.extensions, x509.OCSPNoCheck()))
+
+
 def sign(
     prepared: Prepared, signer: Signer, *, issuer: x509.Certificate | None = None
 ) -> x509.Certificate:
@@ -101,7 +148,7 @@ def sign(
     return x509.load_der_x509_certificate(der.signed(tbs, signer.signature_algorithm, signature))
 
 
-def _ca_name(profile: Profile) -> x509.Name:
+def _fixed_name(profile: Profile) -> x509.Name:
     assert profile.common_name is not None  # noqa: S101  only the device profile has none
     return names.distinguished_name(profile.common_name, profile.organization)
 
@@ -166,9 +213,13 @@ def _publication_extensions(publication: Publication) -> list[x509.ExtensionType
         x509.AuthorityInformationAccess(
             [
                 x509.AccessDescription(
+                    AuthorityInformationAccessOID.OCSP,
+                    x509.UniformResourceIdentifier(publication.ocsp_url),
+                ),
+                x509.AccessDescription(
                     AuthorityInformationAccessOID.CA_ISSUERS,
                     x509.UniformResourceIdentifier(publication.issuer_url),
-                )
+                ),
             ]
         ),
     ]

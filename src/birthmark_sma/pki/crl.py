@@ -6,6 +6,7 @@ The authority calls `sign_crl`. `client.revocation` verifies lists on the other 
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import lru_cache
 
 from cryptography import x509
 
@@ -27,24 +28,34 @@ REASONS = {
 }
 """The reasons for the revocation of a device certificate (RFC 5280, section 5.3.1)."""
 
+HOLD = "certificate_hold"
+"""The reason of a suspended device's certificate, which may leave the list again."""
+_FLAGS = REASONS | {HOLD: x509.ReasonFlags.certificate_hold}
+
 
 @dataclass(frozen=True, slots=True)
 class RevokedCertificate:
-    """One entry of a list. `reason` is a key of REASONS."""
+    """One entry of a list. `reason` is a key of REASONS, or HOLD.
+
+    `invalid_since` is the time since when the key may be in other hands (section 5.3.2), or None.
+    """
 
     certificate_serial: int
     revoked_at: datetime
     reason: str
+    invalid_since: datetime | None = None
 
 
-# Section 5.3.1: leave out the reason code instead of writing "unspecified". The extensions are
-# encoded once per reason here, and not once per entry.
-_ENTRY_EXTENSIONS = {
-    name: der.crl_entry_extensions(
-        *([] if flag is x509.ReasonFlags.unspecified else [x509.CRLReason(flag)])
-    )
-    for name, flag in REASONS.items()
-}
+@lru_cache(maxsize=256)  # all devices of an act have the same extensions
+def _entry_extensions(reason: str, invalid_since: datetime | None) -> bytes:
+    extensions: list[x509.ExtensionType] = []
+    # Section 5.3.1: leave out the reason code instead of writing "unspecified".
+    if reason != "unspecified":
+        extensions.append(x509.CRLReason(_FLAGS[reason]))
+    if invalid_since is not None:
+        # Whole seconds, rounded down: a picture of this very second must not be kept.
+        extensions.append(x509.InvalidityDate(_whole_seconds(invalid_since)))
+    return der.crl_entry_extensions(*extensions)
 
 
 def sign_crl(
@@ -75,7 +86,7 @@ def sign_crl(
             der.revoked_certificate(
                 each.certificate_serial,
                 min(each.revoked_at, issued),
-                _ENTRY_EXTENSIONS[each.reason],
+                _entry_extensions(each.reason, each.invalid_since),
             )
             for each in revoked
         ],

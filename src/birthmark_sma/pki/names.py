@@ -25,10 +25,12 @@ DEVICE_URN_PREFIX = "urn:birthmark:device:"
 RECIPIENT_KEY_URN_PREFIX = "urn:birthmark:recipient-key:"
 ROOT_COMMON_NAME = "Simulated Mfg Root CA"
 INTERMEDIATE_COMMON_NAME = "Simulated Mfg Intermediate CA"
+OCSP_RESPONDER_COMMON_NAME = "Simulated Mfg OCSP Responder"
 ORGANIZATION = "Birthmark Simulated Manufacturer"
 
 SANDBOX_ROOT_COMMON_NAME = f"SANDBOX {ROOT_COMMON_NAME}"
 SANDBOX_INTERMEDIATE_COMMON_NAME = f"SANDBOX {INTERMEDIATE_COMMON_NAME}"
+SANDBOX_OCSP_RESPONDER_COMMON_NAME = f"SANDBOX {OCSP_RESPONDER_COMMON_NAME}"
 SANDBOX_ORGANIZATION = f"SANDBOX {ORGANIZATION}"
 """The organization name of a sandbox and its devices. It distinguishes their certificates."""
 
@@ -42,6 +44,7 @@ _MAX_HOST_NAME_CHARACTERS = 253
 # section 2.1).
 _LABEL = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?", re.ASCII)
 _TOP_LEVEL = re.compile(r"[A-Za-z]{2,63}", re.ASCII)
+_CA_NUMBER = re.compile(r" [0-9]+\Z")  # of the later CAs: "Simulated Mfg Root CA 2"
 _RESERVED_LABEL = re.compile(r"..--")  # RFC 5891, section 4.2.3.1: "xn--" and similar
 
 
@@ -49,7 +52,7 @@ def check_device_serial(device_serial: str) -> None:
     """Raise DeviceSerialRefusedError unless the text is a valid device serial.
 
     A valid serial has 1 to 64 printable characters, starts and ends with a visible one, and is not
-    the name of a CA.
+    the name of a CA or of its OCSP responder.
     """
     if not 1 <= len(device_serial) <= MAX_SERIAL_CHARACTERS:
         raise DeviceSerialRefusedError(
@@ -66,7 +69,7 @@ def check_device_serial(device_serial: str) -> None:
     folded = fold(device_serial)
     if not folded:
         raise DeviceSerialRefusedError("A device serial has at least one character that is seen.")
-    if folded in _ca_names():
+    if _CA_NUMBER.sub("", folded) in _ca_names():
         raise DeviceSerialRefusedError("This is the name of a CA, and so of no device.")
 
 
@@ -178,8 +181,10 @@ def _ca_names() -> frozenset[str]:
         for name in (
             ROOT_COMMON_NAME,
             INTERMEDIATE_COMMON_NAME,
+            OCSP_RESPONDER_COMMON_NAME,
             SANDBOX_ROOT_COMMON_NAME,
             SANDBOX_INTERMEDIATE_COMMON_NAME,
+            SANDBOX_OCSP_RESPONDER_COMMON_NAME,
         )
     )
 

@@ -11,7 +11,8 @@ by the root. The module never searches for another path, so callers may rely on 
 intermediate being the issuer.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from contextlib import suppress
 from datetime import datetime
 from itertools import pairwise
 
@@ -62,6 +63,29 @@ def verify_path(
     if device_serial is None:
         raise PathRefusedError("The certificate names no device.")
     return device_serial
+
+
+def find_issuing_root(
+    certificate: x509.Certificate, roots: Collection[x509.Certificate]
+) -> x509.Certificate:
+    """Return the root that signed a certificate, so that `verify_path` can be called with it.
+
+    If none did, return one with the name of the certificate's issuer, or else any: `verify_path`
+    then gives the reason. Raises PathRefusedError without roots.
+    """
+    if len(roots) > 1:
+        for root in roots:
+            with suppress(ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm):
+                certificate.verify_directly_issued_by(root)
+                return root
+        for root in roots:
+            # The library compares the bytes of names, which may differ for equal names.
+            with suppress(ValueError, TypeError):
+                if same_name(certificate.issuer, root.subject):
+                    return root
+    for root in roots:
+        return root
+    raise PathRefusedError("No root is trusted.")
 
 
 def _verify_issuers(

@@ -105,7 +105,7 @@ def _check_extensions(prepared: Prepared) -> None:
 
 
 def _check_names(prepared: Prepared) -> None:
-    """Check for a CA's fixed name, or for one device serial in both subject and subjectAltName."""
+    """Check for the profile's fixed name, or one device serial in subject and subjectAltName."""
     profile = prepared.profile
     if profile.common_name is not None:
         if prepared.subject != names.distinguished_name(profile.common_name, profile.organization):
@@ -125,7 +125,7 @@ def _check_names(prepared: Prepared) -> None:
 
 
 def _check_self_issued(prepared: Prepared) -> None:
-    if prepared.profile not in (profiles.ROOT, profiles.SANDBOX_ROOT):
+    if prepared.profile.name != profiles.ROOT.name:
         raise ProfileViolationError("Only the root signs itself.")
     if prepared.issuer != prepared.subject:
         raise ProfileViolationError("The root names another issuer than itself.")

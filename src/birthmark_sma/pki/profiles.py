@@ -11,9 +11,11 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, ExtensionOID
 
 from birthmark_sma.pki.names import (
     INTERMEDIATE_COMMON_NAME,
+    OCSP_RESPONDER_COMMON_NAME,
     ORGANIZATION,
     ROOT_COMMON_NAME,
     SANDBOX_INTERMEDIATE_COMMON_NAME,
+    SANDBOX_OCSP_RESPONDER_COMMON_NAME,
     SANDBOX_ORGANIZATION,
     SANDBOX_ROOT_COMMON_NAME,
 )
@@ -84,6 +86,8 @@ INTERMEDIATE = Profile(
     required=_EVERY_CERTIFICATE | {ExtensionOID.AUTHORITY_KEY_IDENTIFIER},
 )
 
+_CROSS = replace(ROOT, name="cross", required=INTERMEDIATE.required)
+
 DEVICE = Profile(
     name="device",
     common_name=None,
@@ -102,6 +106,23 @@ DEVICE = Profile(
     ),
 )
 
+OCSP_RESPONDER = Profile(
+    name="OCSP responder",
+    common_name=OCSP_RESPONDER_COMMON_NAME,
+    validity=timedelta(days=7),
+    basic_constraints=x509.BasicConstraints(ca=False, path_length=None),
+    key_usage=key_usage(ca=False),
+    extended_key_usage=x509.ExtendedKeyUsage([ExtendedKeyUsageOID.OCSP_SIGNING]),
+    required=_EVERY_CERTIFICATE
+    | {
+        ExtensionOID.AUTHORITY_KEY_IDENTIFIER,
+        ExtensionOID.EXTENDED_KEY_USAGE,
+        ExtensionOID.OCSP_NO_CHECK,
+    },
+)
+"""The delegated OCSP responder of an issuer (RFC 6960, section 4.2.2.2). Its status cannot be asked
+for, so it is valid for a week only."""
+
 SANDBOX_ROOT = replace(
     ROOT, common_name=SANDBOX_ROOT_COMMON_NAME, organization=SANDBOX_ORGANIZATION
 )
@@ -109,3 +130,23 @@ SANDBOX_INTERMEDIATE = replace(
     INTERMEDIATE, common_name=SANDBOX_INTERMEDIATE_COMMON_NAME, organization=SANDBOX_ORGANIZATION
 )
 SANDBOX_DEVICE = replace(DEVICE, organization=SANDBOX_ORGANIZATION)
+SANDBOX_OCSP_RESPONDER = replace(
+    OCSP_RESPONDER,
+    common_name=SANDBOX_OCSP_RESPONDER_COMMON_NAME,
+    organization=SANDBOX_ORGANIZATION,
+)
+
+
+def numbered(profile: Profile, number: int) -> Profile:
+    """Return the profile of a CA that succeeds others: its common name ends in the number.
+
+    Each CA has its own name, because a verifier accepts a CRL for every certificate whose issuer
+    has the CRL's name (RFC 5280, section 6.3.3).
+    """
+    name = profile.common_name if number == 1 else f"{profile.common_name} {number}"
+    return replace(profile, common_name=name)
+
+
+def cross(common_name: str, organization: str) -> Profile:
+    """Return the profile of a cross-certificate for the root of these names (RFC 4210, 4.4)."""
+    return replace(_CROSS, common_name=common_name, organization=organization)

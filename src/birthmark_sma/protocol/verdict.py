@@ -25,6 +25,7 @@ class DeviceStatus(StrEnum):
     ACTIVE = "active"
     SUSPENDED = "suspended"
     REVOKED = "revoked"
+    RETIRED = "retired"
 
 
 class Reason(StrEnum):
@@ -37,6 +38,7 @@ class Reason(StrEnum):
     TABLE_NOT_ASSIGNED = "table_not_assigned"
     DEVICE_SUSPENDED = "device_suspended"
     DEVICE_REVOKED = "device_revoked"
+    DEVICE_RETIRED = "device_retired"
     OTHER_DERIVATION = "other_derivation"
     """The token passed before, under the other key derivation."""
     GENUINE = "genuine"
@@ -105,6 +107,8 @@ def decide(  # noqa: PLR0911  one return a rule reads best
             return Reason.DEVICE_SUSPENDED
         case DeviceStatus.REVOKED:
             return Reason.DEVICE_REVOKED
+        case DeviceStatus.RETIRED:
+            return Reason.DEVICE_RETIRED
         case DeviceStatus.ACTIVE:
             return Reason.GENUINE
 

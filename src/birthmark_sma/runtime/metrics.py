@@ -165,6 +165,26 @@ RATE_STORE_LOSSES = Metric(
     (),
     "How often Redis became unavailable to a process, over all processes.",
 )
+OCSP_CERTIFICATES = Metric(
+    "sma_ocsp_certificates",
+    "counter",
+    ("status", "source"),
+    "Certificates whose status OCSP responses told, by status and by whether the response was"
+    " cached or signed.",
+)
+OCSP_ERRORS = Metric(
+    "sma_ocsp_errors",
+    "counter",
+    ("status",),
+    "OCSP responses that are errors, by the status of the response.",
+)
+OCSP_RESPONDER_EXPIRY = Metric(
+    "sma_ocsp_responder_expiry_timestamp_seconds",
+    "gauge",
+    (),
+    "Unix time at which the first OCSP responder certificate of all processes expires; 0 if there"
+    " is none.",
+)
 CERTIFICATE_EXPIRY = Metric(
     "sma_certificate_expiry_timestamp_seconds",
     "gauge",

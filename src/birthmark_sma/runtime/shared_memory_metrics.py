@@ -125,14 +125,23 @@ class Counter:
 class Gauge:
     """A number that rises and falls. The values of dead processes are not counted.
 
-    The total of all processes is their sum, or with `highest` the highest of them.
+    The total of all processes is their sum, with `highest` the highest of them, or with `lowest`
+    the lowest that is not 0.
     """
 
     def __init__(
-        self, layout: SlotAllocator, metric: Metric, labels: Labels = (), *, highest: bool = False
+        self,
+        layout: SlotAllocator,
+        metric: Metric,
+        labels: Labels = (),
+        *,
+        highest: bool = False,
+        lowest: bool = False,
     ) -> None:
         self.labels = labels
-        self._combine: Callable[[Iterable[int]], int] = max if highest else sum
+        self._combine: Callable[[Iterable[int]], int] = (
+            max if highest else _lowest if lowest else sum
+        )
         self._place = layout.register(metric, self, 1)
 
     def set(self, own_counters: memoryview, value: int) -> None:
@@ -140,7 +149,7 @@ class Gauge:
         own_counters[self._place] = value
 
     def total(self, alive: Rows) -> int:
-        """Return the sum, or the highest value, of the rows of running processes."""
+        """Return the sum, or the highest or lowest value, of the rows of running processes."""
         return self._combine(own_counters[self._place] for own_counters in alive)
 
 
@@ -170,6 +179,10 @@ class Histogram:
         """
         counts = (sum(s[n] for s in shared_counters) for n in range(self._first, self._sum))
         return list(accumulate(counts)), sum(s[self._sum] for s in shared_counters)
+
+
+def _lowest(values: Iterable[int]) -> int:
+    return min(filter(None, values), default=0)
 
 
 def find_free(owners: Iterable[int]) -> int | None:

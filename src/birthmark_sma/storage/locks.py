@@ -32,6 +32,9 @@ class AdvisoryLock(IntEnum):
     ABUSE_FLAGS = 0x5_3A_0003
     KEY_ROTATION = 0x5_3A_0004
     CRL_PUBLICATION = 0x5_3A_0005
+    VERDICTS = 0x5_3A_0006
+    """Shared by each batch of validations, exclusive for the commit of a change of devices'
+    statuses: docs/adr/0012-status-changes-and-verdicts.md."""
 
 
 def wait_for_lock(transaction: Connection, lock: AdvisoryLock) -> None:

@@ -20,6 +20,7 @@ from sqlalchemy import (
     Dialect,
     Engine,
     Integer,
+    SelectBase,
     String,
     Table,
     any_,
@@ -151,6 +152,17 @@ def insert_or_update(
         set_={each.name: each + given[each.name] for each in add}
         | {each.name: given[each.name] for each in replace},
     )
+
+
+def insert_from_select(
+    connection: Connection, table: Table, columns: Sequence[str], rows: SelectBase
+) -> postgresql.Insert | sqlite.Insert:
+    """Return an INSERT of the rows of a query, which has a value for each of these columns.
+
+    The query needs a WHERE: without one, SQLite takes ON CONFLICT for a part of a join. The caller
+    adds what happens to rows that exist already.
+    """
+    return _insert(connection, table).from_select(columns, rows)
 
 
 def _insert(connection: Connection, table: Table) -> postgresql.Insert | sqlite.Insert:

@@ -37,7 +37,7 @@ from birthmark_sma.storage.postgresql.pipeline import BINARY, Statement, name_of
 _METHODS = ("exec_", "exec_params", "prepare", "exec_prepared", *pipeline.METHODS)
 _OVERRIDDEN = ("do_begin", "do_commit", "do_ping", "do_execute", "is_disconnect")
 # Names of execution options.
-_AT_ONCE, _AT_COMMIT = "sma_at_once", "sma_at_commit"
+_AT_ONCE, _AT_BEGIN, _AT_COMMIT = "sma_at_once", "sma_at_begin", "sma_at_commit"
 _COMMIT = Statement("COMMIT")
 _UNUSABLE = ("08", "25006", "25P03", "57P01", "57P02", "57P03")
 """Prefixes of the SQLSTATEs that say that a connection is lost, or leads to a server that cannot
@@ -83,6 +83,17 @@ class NamedStatement:
         """Run the statement in one blocking call. Raises as `execute_blocking`."""
         return execute_blocking(
             transaction, self._statement, [parameters[name] for name in self._names]
+        )
+
+    def run_at_begin(self, transaction: Connection, **parameters: bytes) -> None:
+        """Run the statement with BEGIN, if BEGIN waits for the first statement; else at once.
+
+        So its errors may come from the next statement, and its result is lost.
+        """
+        transaction.exec_driver_sql(
+            self._statement,
+            tuple([parameters[name] for name in self._names]),
+            execution_options={_AT_ONCE: True, _AT_BEGIN: True},
         )
 
     def run_at_commit(self, transaction: Connection, **parameters: bytes) -> None:
@@ -167,6 +178,10 @@ class BlockingPsycopgDialect(PGDialect_psycopg):
             cursor.execute(statement, parameters)
             return
         connection: WatchedConnection = cursor.connection
+        if connection.opening and context.execution_options.get(_AT_BEGIN, False):
+            connection.opening = *connection.opening, Statement(statement, parameters)
+            context.at_once_result = None
+            return
         at_commit = context.execution_options.get(_AT_COMMIT, False)
         context.at_once_result = self._run(connection, Statement(statement, parameters), at_commit)
 
@@ -202,7 +217,7 @@ class BlockingPsycopgDialect(PGDialect_psycopg):
         return not self.prepares or statement.text in connection.prepared
 
     def _send_deferred(self, connection: WatchedConnection) -> None:
-        """Send BEGIN and the statement for COMMIT, because something else comes before COMMIT."""
+        """Send what waits for the next statement or COMMIT, because something else comes before."""
         ending = self._take_ending(connection)
         if ending is not None:
             self._run_alone(connection, ending)

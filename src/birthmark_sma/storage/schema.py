@@ -52,9 +52,16 @@ authority = Table(
     Column("created_at", UtcDateTime, nullable=False),
     Column("access_generation", BigInteger, nullable=False, server_default="0"),
     Column("sandbox", Boolean, nullable=False, server_default=false()),
+    Column("revocation_generation", BigInteger, nullable=False, server_default="0"),
+    Column("ca_generation", BigInteger, nullable=False, server_default="0"),
+    Column("roots_signature", LargeBinary),
 )
 """One row: the authority of this database. `access_generation` rises with each change of an access
-key, so that servers know when their cached keys are stale. `sandbox` never changes."""
+key, and `ca_generation` with each change of a CA certificate, so that servers know when what they
+cache is stale. `sandbox` never changes. `revocation_generation` rises with each act that changes
+devices' statuses, so that a new revocation list is made also if the number of revoked certificates
+stays the same. `roots_signature` is the detached signature (CMS) of the previous root over the list
+of trusted roots; NULL until the first one is made."""
 
 access_keys = Table(
     "access_keys",
@@ -125,8 +132,41 @@ ca_certificates = Table(
     Column("created_at", UtcDateTime, nullable=False),
     Column("sealed_private_key", LargeBinary),
     Column("kek_id", ForeignKey(key_encryption_keys.c.kek_id)),
+    Column(
+        "role",
+        String(16),
+        CheckConstraint("role IN ('root', 'intermediate', 'cross')", name="role"),
+        nullable=False,
+        server_default="intermediate",
+    ),
+    Column(
+        "state",
+        String(16),
+        CheckConstraint(
+            "state IN ('prepared', 'active', 'retiring', 'retired', 'compromised')", name="state"
+        ),
+        nullable=False,
+        server_default="active",
+    ),
+    Column("issuer", String(16), nullable=False, server_default="root"),
+    Column("state_changed_at", UtcDateTime),
+    Column("invalid_since", UtcDateTime),
 )
-"""The certificates `root` and `intermediate`, as PEM. The root's private key is never stored."""
+"""The CA certificates, as PEM: `root` and `intermediate` are the first ones, then `root-2`,
+`intermediate-2` and so on. A cross-certificate certifies the key of one root under another.
+`issuer` is the name of the root that signed the certificate. Private keys of roots are never
+stored. `state_changed_at` is NULL until the state changes for the first time. `invalid_since` is
+the time since when the key of a compromised intermediate may be in other hands, if that is
+known."""
+ONE_ACTIVE = text("state = 'active' AND role <> 'cross'")
+"""The condition of the unique index of active CAs: one root and one intermediate."""
+Index(
+    "ca_certificates_active_key",
+    ca_certificates.c.role,
+    unique=True,
+    postgresql_where=ONE_ACTIVE,
+    sqlite_where=ONE_ACTIVE,
+)
 
 key_tables = Table(
     "key_tables",
@@ -216,8 +256,14 @@ Index(
     registered_devices.c.certificate_expires_at,
     registered_devices.c.device_serial,
 )
+# The devices under an issuer: their number, and their list.
+Index(
+    "registered_devices_issuer_idx",
+    registered_devices.c.certificate_issuer,
+    registered_devices.c.device_serial,
+)
 OUT_OF_ORDER = registered_devices.c.status != text("'active'")
-"""The condition of the partial index of suspended and revoked devices. Few devices meet it."""
+"""The condition of the partial index of the devices that are not active. Few devices meet it."""
 Index(
     "registered_devices_status_idx",
     registered_devices.c.status,
@@ -297,10 +343,16 @@ revoked_certificates = Table(
     Column("certificate_issuer", String(16), nullable=False, server_default="intermediate"),
     Column("invalid_since", UtcDateTime),
 )
-"""Revoked device certificates. `certificate_expires_at` is NULL if the register does not know the
-certificate, which then stays listed. `last_crl_number` is NULL while the certificate is on every
-new list. `certificate_issuer` is a name in `ca_certificates`.
+"""Revoked device certificates, those on hold included. `certificate_expires_at` is NULL if the
+register does not know the certificate, which then stays listed. `last_crl_number` is NULL while the
+certificate is on every new list. `certificate_issuer` is a name in `ca_certificates`.
 `invalid_since` is the time since when the key may be in other hands; NULL if that is unknown."""
+# The number of revocations of each issuer, and the time of the newest.
+Index(
+    "revoked_certificates_issuer_idx",
+    revoked_certificates.c.certificate_issuer,
+    revoked_certificates.c.revoked_at,
+)
 
 published_crls = Table(
     "published_crls",
@@ -313,12 +365,13 @@ published_crls = Table(
     Column("revocations", BigInteger, nullable=False),
     Column("newest_revocation", UtcDateTime),
     Column("der", LargeBinary, nullable=False),
+    Column("revocation_generation", BigInteger, nullable=False, server_default="0"),
     UniqueConstraint("issuer", "follows"),
 )
 """The newest revocation lists (CRLs) of each issuer (a name in `ca_certificates`), as served.
 `follows` is the number of the previous list, 0 for the first. Its UNIQUE constraint decides a race
-of two processes that publish at once. `revocations` and `newest_revocation` describe the listed
-revocations, to detect whether a new list is needed."""
+of two processes that publish at once. `revocations`, `newest_revocation` and
+`revocation_generation` describe the listed revocations, to detect whether a new list is needed."""
 
 validation_history = Table(
     "validation_history",

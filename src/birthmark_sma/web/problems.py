@@ -247,7 +247,7 @@ TABLE = (
     ),
     Problem(
         *(415, "unsupported-media-type", "Unsupported media type", RequestError),
-        "The Content-Type of the body is not JSON, or the body is compressed",
+        "The Content-Type of the body is another one, or the body is compressed",
         "Send the body as JSON, with Content-Type: application/json.",
     ),
     Problem(
@@ -304,6 +304,7 @@ TABLE = (
     _retry(errors.PoolFullError, "pool-full", "Too many requests waiting"),
     _retry(errors.ShuttingDownError, "shutting-down", "Shutting down"),
     _retry(errors.KeyEncryptionKeyChangedError, "keys-changed", "Keys changed"),
+    _retry(errors.IssuerChangedError, "keys-changed", "Keys changed"),
 )
 
 INTERNAL = Problem(

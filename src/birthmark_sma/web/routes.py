@@ -7,16 +7,20 @@ path differently. A path that is not here never reaches an endpoint.
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import TypeAlias
 
 from birthmark_sma.authority.access.store import KeyScope
-from birthmark_sma.authority.authority import (
+from birthmark_sma.authority.ca.issuers import (
+    CA_FILES,
     CRL_PATH,
     INTERMEDIATE_PATH,
+    OCSP_PATH,
     ROOT_CRL_PATH,
     ROOT_PATH,
+    ROOTS_PATH,
+    ROOTS_SIGNATURE_PATH,
 )
 from birthmark_sma.authority.rate_limits.limiter import Kind
 
@@ -56,6 +60,8 @@ class Route:
     credentials: Credentials = Credentials.CHECKED
     tail: re.Pattern[bytes] | None = None
     """If not None, the route has all paths that begin with `prefix` and go on with this pattern."""
+    aliases: tuple[str, ...] = ()
+    """Other paths of the same route."""
     cacheable: bool = False
     """Caches may store the response. It has no Cache-Control unless the endpoint sets one."""
     traced: bool = True
@@ -75,6 +81,11 @@ class Route:
 
 # File names without escapes, empty segments or segments such as "..", which leave the directory.
 _FILE = re.compile(rb"(?:[A-Za-z0-9_-][A-Za-z0-9._-]*/)*[A-Za-z0-9_-][A-Za-z0-9._-]*")
+# The base64 of a SEQUENCE, whose characters may be percent-encoded. Nothing else is encoded, and so
+# no control character.
+_OCSP_REQUEST = re.compile(
+    rb"(?:M|%4[Dd])(?:[A-Za-z0-9+/=]|%(?:2[BbFf]|3[0-9Dd]|[46][1-9A-Fa-f]|[57][0-9Aa]))*"
+)
 # The id of a certificate (RFC 9773): two texts in base64url. No key identifier is longer than
 # SHA-512's, and no serial number has more than 20 octets.
 _CERTIFICATE_ID = re.compile(rb"[A-Za-z0-9_-]{1,86}\.[A-Za-z0-9_-]{1,28}")
@@ -114,6 +125,12 @@ VALIDATE_LEGACY = _validation("/validate-legacy")
 LIVE = _probe("/health/live")
 READY = _probe("/health/ready")
 CRL = _pki(CRL_PATH)
+CA_FILE = replace(_pki(f"{CA_FILES}/{{file}}"), tail=_FILE)
+OCSP = replace(
+    _pki(OCSP_PATH), methods=("GET", "POST"), limit=None, aliases=(OCSP_PATH.rstrip("/"),)
+)
+"""The endpoint limits only the responses that need a signature of their own."""
+OCSP_GET = replace(_pki(f"{OCSP_PATH}{{request}}"), limit=None, tail=_OCSP_REQUEST)
 DASHBOARD = _page("/dashboard", "Overview")
 SIGN_IN = Route("/dashboard/sign-in", ANYONE, ("GET", "POST"), dashboard=True)
 SIGN_OUT = Route("/dashboard/sign-out", ADMIN, ("POST",), dashboard=True)
@@ -159,10 +176,15 @@ TABLE = (
     READY,
     Route("/metrics", ADMIN, traced=False),
     _documentation("/openapi.json"),
+    CA_FILE,
     CRL,
     _pki(INTERMEDIATE_PATH),
+    OCSP,
+    OCSP_GET,
     _pki(ROOT_CRL_PATH),
     _pki(ROOT_PATH),
+    _pki(ROOTS_PATH),
+    _pki(ROOTS_SIGNATURE_PATH),
     REDOC,
     SANDBOX,
     _DOCUMENTATION_FILES,
@@ -176,9 +198,11 @@ TABLE = (
 
 ROUTES: Mapping[str, Route] = {route.path: route for route in TABLE}
 
-BY_RAW_PATH: Mapping[bytes, Route] = {route.path.encode(): route for route in TABLE}
-"""The routes by their path as it is sent, without decoding. No route needs an escape, so a path
-with an escape, such as an encoded control character, is UNKNOWN."""
+BY_RAW_PATH: Mapping[bytes, Route] = {
+    path.encode(): route for route in TABLE for path in (route.path, *route.aliases)
+}
+"""The routes by their path as it is sent, without decoding. Only an OCSP request needs an escape.
+Any other path with an escape, such as an encoded control character, is UNKNOWN."""
 _TAILED = tuple((route.prefix, route.tail, route) for route in TABLE if route.tail is not None)
 _PAGES = f"{DASHBOARD.path}/".encode()
 

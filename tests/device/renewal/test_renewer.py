@@ -466,7 +466,7 @@ def test_a_state_file_of_before_renewals(cameras: Cameras) -> None:
     content = {"state": "provisioned"} | {
         name: value
         for name, value in asdict(cameras.kept()).items()
-        if name not in {"authority_url", "root_fingerprint", "renewal", "predecessor"}
+        if name not in {"authority_url", "root_fingerprints", "renewal", "predecessor"}
     }
     PrivateDirectory(cameras.directory).write(
         state.FILE, seal(json.dumps(content).encode(), UNSEALED)

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from birthmark_sma.authority.authority import ROOT_PATH
+from birthmark_sma.authority.ca.issuers import ROOT_PATH
 from birthmark_sma.device import UNSEALED, Enrolment, start_camera
 from birthmark_sma.errors import AuthorityAwayError, DeviceStorageError
 from birthmark_sma.protocol.bundle import parse_bundle

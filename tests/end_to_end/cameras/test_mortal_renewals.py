@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 
-from birthmark_sma.authority.authority import ROOT_PATH
+from birthmark_sma.authority.ca.issuers import ROOT_PATH
 from birthmark_sma.client import verify_bundle
 from tests.end_to_end.conftest import Start
 from tests.support.cameras.camera import VALIDATE, wire

@@ -24,7 +24,7 @@ from tests.support.databases.postgres import Postgres
 from tests.support.programs.flood import Flood, flooding
 from tests.support.programs.load import Answer, Connection
 from tests.support.programs.running import Running, new_serial, start
-from tests.support.soak import times
+from tests.support.soak import tell, times
 
 BATCH = f"{VALIDATE}/batch"
 TOKENS = 1_000
@@ -214,8 +214,3 @@ async def _probe(scene: Scene, seconds: float) -> list[Answer]:
         answers.append(Answer(answer.status, answer.body, time.perf_counter() - began))
         await asyncio.sleep(0.1)
     return answers
-
-
-def tell(line: str) -> None:
-    """Print a line of a measurement."""
-    print(line)  # noqa: T201  what a soak is for

@@ -12,9 +12,9 @@ import psycopg
 import pytest
 from cryptography import x509
 
-from birthmark_sma.authority.devices.revocation import revoke_device
 from tests.end_to_end.conftest import Start
 from tests.support.cameras.camera import VALIDATE, Camera, wire
+from tests.support.devices.acts import revoke_device
 from tests.support.pki.crls import (
     INTERMEDIATE_CRL,
     ROOT_CRL,
@@ -113,7 +113,7 @@ def test_a_hundred_thousand_revocations(start_server: Start, tmp_path: Path) -> 
             time.sleep(0.05)
         revoking.join(60)
         assert failures == []
-        assert before[1] == MANY + 4
+        assert len(fetch_crl(client)) == MANY + 4  # the last fetch above may be older
 
 
 def test_a_short_list_is_quick(start_server: Start) -> None:

@@ -9,7 +9,7 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 
 from birthmark_sma.authority.authority import opened_database
-from birthmark_sma.authority.ca.intermediate_key import open_signer
+from birthmark_sma.authority.ca.intermediate_key import open_issuers
 from birthmark_sma.authority.kek.wrapping import open_stored_secrets
 from birthmark_sma.config import load_settings
 from tests.end_to_end.conftest import Start
@@ -34,7 +34,8 @@ def ca_private_key(running: Running) -> dict[str, bytes]:
     """The intermediate's private key, as DER and as its bare number."""
     settings = load_settings({}, running.environ)
     with opened_database(settings) as database:
-        signer = open_signer(database, settings, open_stored_secrets(database, settings))
+        opened = open_stored_secrets(database, settings)
+        signer = open_issuers(database, settings, opened).active.signer
     number = signer.key.private_numbers().private_value  # type: ignore[union-attr]
     return {"CA key": signer.private_der(), "CA key's number": number.to_bytes(32, "big")}
 

@@ -19,7 +19,6 @@ from sqlalchemy import Connection, event, text
 
 from birthmark_sma.authority.access.caller import Caller
 from birthmark_sma.authority.authority import Authority
-from birthmark_sma.authority.devices.revocation import reinstate_device, suspend_device
 from birthmark_sma.config import Settings
 from birthmark_sma.errors import BirthmarkError, DeviceAlreadyProvisionedError
 from birthmark_sma.protocol.verdict import Verdict
@@ -37,6 +36,7 @@ from tests.support.authorities import (
 )
 from tests.support.counting import assert_counters_are_those_of_the_trail
 from tests.support.databases.pgbouncer import PgBouncer
+from tests.support.devices.acts import reinstate_device, suspend_device
 
 PROCESSES = 3
 CAMERAS = 8

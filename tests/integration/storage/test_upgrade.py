@@ -11,9 +11,13 @@ from sqlalchemy import text
 
 from birthmark_sma.authority.access import store as access_key_store
 from birthmark_sma.authority.ca import crl_store
+from birthmark_sma.authority.ca import store as ca_store
+from birthmark_sma.authority.ca.store import CaRole, CaState
 from birthmark_sma.authority.devices import certificates_store
 from birthmark_sma.authority.devices import store as device_store
 from birthmark_sma.authority.devices.activity import most_active
+from birthmark_sma.authority.devices.revocation import change_device
+from birthmark_sma.authority.devices.states import reinstate
 from birthmark_sma.authority.renewal import orders
 from birthmark_sma.authority.validation import replay_ledger
 from birthmark_sma.authority.validation.store import make_store
@@ -257,9 +261,9 @@ def test_an_upgrade_from_before_stored_lists(empty_database: Database) -> None:
     )
     assert migrate(empty_database) == ("0003", HEAD_REVISION)
     with empty_database.read() as connection:
-        [some] = crl_store.iterate_listed(connection, datetime.now(UTC))
+        [some] = crl_store.iterate_listed(connection, "intermediate", datetime.now(UTC))
         assert [(each.certificate_serial, expires) for each, expires in some] == [("ab", None)]
-        assert crl_store.find_newest_head(connection, crl_store.INTERMEDIATE) is None
+        assert crl_store.find_newest_head(connection, "intermediate") is None
 
 
 def test_an_upgrade_from_before_earlier_certificates(empty_database: Database) -> None:
@@ -292,7 +296,7 @@ def test_an_upgrade_from_before_earlier_certificates(empty_database: Database) -
     )
     assert migrate(empty_database) == ("0009", HEAD_REVISION)
     with empty_database.read() as connection:
-        [some] = crl_store.iterate_listed(connection, datetime.now(UTC))
+        [some] = crl_store.iterate_listed(connection, "intermediate", datetime.now(UTC))
         [key] = access_key_store.all_keys(connection)
     assert {each.certificate_serial: expires for each, expires in some} == {
         "0": None,
@@ -356,3 +360,52 @@ def test_an_upgrade_from_before_renewals(empty_database: Database) -> None:
         assert orders.list_orders(connection, limit=1) == []
     assert device.certificate_renewed_at is None
     assert (earlier.csr_sha256, earlier.exchanged_for, revocation) == (None, None, None)
+
+
+def test_an_upgrade_puts_suspended_devices_on_hold(empty_database: Database) -> None:
+    """A verifier that has the list alone knows of them from then on; nothing else is listed."""
+    migrate_to(empty_database, "0001")
+    for number in range(3):
+        register(empty_database, number, "Pi")
+    change = "UPDATE registered_devices SET status = "
+    execute(empty_database, f"{change}'suspended' WHERE device_serial = 'device-1'")
+    before = current_time()
+    migrate(empty_database)
+    with empty_database.read() as connection:
+        [revocation] = ca_store.list_revocations(connection)
+        found = device_store.find_device(connection, "device-1")
+    assert (revocation.device_serial, revocation.certificate_serial) == ("device-1", "device-1")
+    assert revocation.revocation_reason == "certificate_hold"
+    assert before - DAY < revocation.revoked_at < current_time() + DAY
+    assert found is not None
+    assert (found.status_reason, found.status_changed_at) == (
+        "certificate_hold",
+        revocation.revoked_at,
+    )
+    assert change_device(empty_database, "device-1", reinstate("me")) == "device-1"
+    with empty_database.read() as connection:
+        assert ca_store.list_revocations(connection) == []
+
+
+def test_an_upgrade_from_one_issuer(empty_database: Database) -> None:
+    """Root and intermediate are the active ones, and all devices are under the intermediate."""
+    authority = ca()
+    migrate_to(empty_database, "0001")
+    for name, certificate in (("root", authority.root), ("intermediate", authority.intermediate)):
+        execute(
+            empty_database,
+            "INSERT INTO ca_certificates (name, certificate, created_at)"
+            " VALUES (:name, :pem, '2026-01-01 00:00:00.000000+00:00')",
+            name=name,
+            pem=certificate.public_bytes(Encoding.PEM).decode(),
+        )
+    register(empty_database, 1, "Pi")
+    assert migrate(empty_database) == ("0001", HEAD_REVISION)
+    with empty_database.read() as connection:
+        root, intermediate = ca_store.find_root_and_intermediate(connection)
+        assert ca_store.count_devices_under(connection) == {"intermediate": 1}
+        assert ca_store.find_roots_signature(connection) is None
+    assert (root.role, root.state, root.issuer) == (CaRole.ROOT, CaState.ACTIVE, "root")
+    assert intermediate.role is CaRole.INTERMEDIATE
+    assert (intermediate.state, intermediate.issuer) == (CaState.ACTIVE, "root")
+    assert intermediate.load() == authority.intermediate

@@ -34,6 +34,7 @@ from birthmark_sma.pki.path_validation import verify_path
 from tests.support.pki.chains import Chain
 
 Judge = Callable[[Sequence[Chain]], list[str | None]]
+Crls = Sequence[x509.CertificateRevocationList]
 
 _CLIENT_AUTH = "1.3.6.1.5.5.7.3.2"
 _PROGRAM_SECONDS = 120
@@ -108,17 +109,23 @@ def _ask_ourselves(chain: Chain) -> str | None:
     return None if device_serial == names.device_serial_of(chain.leaf) else "another serial"
 
 
-def ask_java(chains: Sequence[Chain]) -> list[str | None]:
-    """Verify with the PKIX CertPathValidator of Java, all chains in one process."""
+def ask_java(chains: Sequence[Chain], crls: Crls = ()) -> list[str | None]:
+    """Verify with the PKIX CertPathValidator of Java, all chains in one process.
+
+    If there are CRLs, every certificate of a chain is looked up in them.
+    """
     with tempfile.TemporaryDirectory() as directory:
         folder = Path(directory)
         lines = []
+        lists = [folder / f"{number}.crl" for number in range(len(crls))]
+        for file, each in zip(lists, crls, strict=True):
+            file.write_bytes(each.public_bytes(serialization.Encoding.DER))
         for number, chain in enumerate(chains):
             path = (chain.root, chain.leaf, *chain.intermediates)
             files = [folder / f"{number}-{position}.pem" for position in range(len(path))]
             for file, member in zip(files, path, strict=True):
                 file.write_bytes(_pem(member))
-            lines.append("\t".join(str(file) for file in files))
+            lines.append("\t".join(str(file) for file in [*files, *lists]))
         answered = subprocess.run(
             ["java", "-Xshare:auto", "-XX:TieredStopAtLevel=1", str(_verify_path_java())],
             input="\n".join(lines) + "\n",
@@ -227,7 +234,7 @@ def lint_certificate(checked: x509.Certificate) -> list[Finding]:
     document = loader.RFC5280CertificateDocumentLoader().load_der_document(_der(checked))
     return [
         finding
-        for finding in _findings(_certificate_linter().validate(document.root))
+        for finding in findings(_certificate_linter().validate(document.root))
         if not (
             finding.code == "pkix.invalid_uri_syntax"
             and f'"{names.DEVICE_URN_PREFIX}' in finding.message
@@ -248,7 +255,7 @@ def lint_pair(issuer: x509.Certificate, subject: x509.Certificate) -> list[Findi
         *chain_linter.create_issuer_validation_container().validate(documents["issuer"].root),
         *chain_linter.create_subject_validation_container().validate(documents["subject"].root),
     ]
-    return _findings(results)
+    return findings(results)
 
 
 def lint_crl(checked: x509.CertificateRevocationList) -> list[Finding]:
@@ -270,7 +277,7 @@ def lint_crl(checked: x509.CertificateRevocationList) -> list[Finding]:
     )
     der = checked.public_bytes(serialization.Encoding.DER)
     document = loader.RFC5280CertificateListDocumentLoader().load_der_document(der)
-    return _findings(linter.validate(document.root))
+    return findings(linter.validate(document.root))
 
 
 @cache
@@ -289,7 +296,8 @@ def _certificate_linter() -> Any:
     )
 
 
-def _findings(results: Iterable[Any]) -> list[Finding]:
+def findings(results: Iterable[Any]) -> list[Finding]:
+    """Return the findings in results of pkilint at WARNING or above."""
     return [
         Finding(str(found.finding.severity), str(found.finding.code), str(found.message))
         for result in results
@@ -315,16 +323,21 @@ def openssl_accepts_crl(checked: x509.CertificateRevocationList, issuer: x509.Ce
     return ran.returncode == 0 and "verify OK" in ran.stdout + ran.stderr
 
 
-def openssl_verify_with_crl(chain: Chain, checked: x509.CertificateRevocationList) -> str | None:
-    """Verify with `openssl verify -crl_check`, which looks the leaf up in the CRL."""
+def openssl_verify_with_crls(chain: Chain, *crls: x509.CertificateRevocationList) -> str | None:
+    """Verify with `openssl verify`, which looks the leaf up in one CRL.
+
+    With several CRLs it looks up every certificate of the chain (`-crl_check_all`).
+    """
+    check = "-crl_check" if len(crls) == 1 else "-crl_check_all"
     with tempfile.TemporaryDirectory() as directory:
         folder = Path(directory)
         (folder / "root.pem").write_bytes(_pem(chain.root))
         (folder / "untrusted.pem").write_bytes(_pem(*chain.intermediates))
         (folder / "leaf.pem").write_bytes(_pem(chain.leaf))
-        (folder / "list.pem").write_bytes(checked.public_bytes(serialization.Encoding.PEM))
+        lists = [each.public_bytes(serialization.Encoding.PEM) for each in crls]
+        (folder / "list.pem").write_bytes(b"".join(lists))
         ran = _run(
-            ["openssl", "verify", "-x509_strict", "-crl_check", "-no-CApath", "-no-CAstore"],
+            ["openssl", "verify", "-x509_strict", check, "-no-CApath", "-no-CAstore"],
             ["-CAfile", "root.pem", "-untrusted", "untrusted.pem", "-CRLfile", "list.pem"],
             ["leaf.pem"],
             folder=folder,

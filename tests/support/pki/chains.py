@@ -49,6 +49,7 @@ PUBLICATIONS = {
     "published": Publication(
         crl_url="http://pki.example.org/intermediate.crl",
         issuer_url="http://pki.example.org/intermediate.cer",
+        ocsp_url="http://pki.example.org/ocsp/",
     ),
 }
 

@@ -488,5 +488,7 @@ const char *bm_judge(int64_t tables, int64_t keys_per_table, int64_t table_id, i
         return "table_not_assigned";
     if (!strcmp(device->status, "active"))
         return "genuine";
+    if (!strcmp(device->status, "retired"))
+        return "device_retired";
     return strcmp(device->status, "revoked") ? "device_suspended" : "device_revoked";
 }

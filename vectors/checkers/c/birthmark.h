@@ -70,7 +70,7 @@ BIO *bm_renewal_bytes(bm_der certificate, bm_der csr, const bm_der *recipient_ke
 bool bm_verify_bundle(const char *text, X509 *root, time_t now, char serial[BM_SERIAL]);
 
 typedef struct {
-    const char *status; /* "active", "suspended" or "revoked" */
+    const char *status; /* "active", "suspended", "revoked" or "retired" */
     const int64_t *tables;
     size_t table_count;
 } bm_device;

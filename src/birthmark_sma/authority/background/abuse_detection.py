@@ -21,10 +21,10 @@ from birthmark_sma.authority.devices.abuse_policy import (
     Activity,
     compared_days,
 )
-from birthmark_sma.authority.devices.revocation import find_named
+from birthmark_sma.authority.devices.revocation import change_registered, find_named, finish
+from birthmark_sma.authority.devices.states import suspend
 from birthmark_sma.config import AbuseMode
 from birthmark_sma.errors import UnknownFlagError
-from birthmark_sma.protocol.verdict import DeviceStatus
 from birthmark_sma.runtime.background_task import BackgroundTask
 from birthmark_sma.storage.engine import Database
 from birthmark_sma.storage.portable_sql import database_time
@@ -33,6 +33,7 @@ SUSPENSIONS_AN_HOUR = 20
 """The most devices that are suspended automatically in an hour, so that a fault cannot disable a
 whole fleet. A person can suspend more."""
 
+_SUSPENSION = suspend("abuse-detection")
 _STEP_DEVICES = 1_000
 _STEP_PAUSE_SECONDS = 0.05
 _LOGGED = 20  # devices of one scan that the log names, one line each
@@ -134,7 +135,7 @@ def review_flags(database: Database, device_serial: str, day: date | None = None
         # A device that is not registered any more may still have flags.
         named = device_store.find_devices_named(transaction, device_serial)
         serial = named[0].device_serial if len(named) == 1 else device_serial
-        reviewed = abuse_flags.set_reviewed(transaction, serial, now, day=day)
+        reviewed = abuse_flags.set_reviewed(transaction, [serial], now, day=day)
         if not reviewed:
             find_named(transaction, device_serial)  # raises UnknownDeviceError
         return reviewed
@@ -222,6 +223,8 @@ def _flag(
         ]
         if added:
             abuse_flags.add_flags(transaction, added)
+        if suspended:
+            finish(transaction)
         return added, suspended, spared
 
     added, suspended, spared = database.transact(flag_all)
@@ -240,17 +243,12 @@ def _suspend(transaction: Connection, due: Sequence[_Due], now: datetime) -> tup
     """
     allowed = SUSPENSIONS_AN_HOUR - abuse_flags.count_suspended(transaction, now)
     suspended: set[str] = set()
-    for tried, each in enumerate(due):
-        if len(suspended) >= allowed:
-            return suspended, len(due) - tried
-        if device_store.set_status(
-            transaction,
-            each.device_serial,
-            old=DeviceStatus.ACTIVE,
-            new=DeviceStatus.SUSPENDED,
-        ):
-            suspended.add(each.device_serial)
-    return suspended, 0
+    waiting = [each.device_serial for each in due]
+    while waiting and len(suspended) < allowed:
+        tried = allowed - len(suspended)
+        some, waiting = waiting[:tried], waiting[tried:]
+        suspended |= change_registered(transaction, some, _SUSPENSION)
+    return suspended, len(waiting)
 
 
 _LEVELS = {FlagMode.SHADOW: logging.INFO}

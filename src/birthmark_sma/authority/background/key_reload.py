@@ -1,7 +1,7 @@
-"""Background task that reloads changed access keys and key-encryption keys twice a second.
+"""Background task that reloads changed access keys, KEKs and CA certificates twice a second.
 
 Started by `authority.py` in every server process, so that a revoked access key is refused, and a
-rotated key-encryption key is used, within a second.
+rotated key-encryption key or a new intermediate is used, within a second.
 """
 
 import logging
@@ -9,8 +9,9 @@ import time
 from datetime import datetime
 
 from birthmark_sma.authority.access.cache import AccessKeyCache
+from birthmark_sma.authority.ca.issuers import OpenIssuers
 from birthmark_sma.authority.kek.wrapping import KeyEncryptionKeys
-from birthmark_sma.errors import DatabaseUnavailableError
+from birthmark_sma.errors import DatabaseUnavailableError, KeyEncryptionKeyChangedError
 from birthmark_sma.runtime.background_task import BackgroundTask
 from birthmark_sma.storage.engine import Database
 from birthmark_sma.storage.outages.deadlines import QUICK_SECONDS
@@ -30,12 +31,17 @@ class KeyReloader(BackgroundTask):
     every_seconds = 0.5
 
     def __init__(
-        self, database: Database, keks: KeyEncryptionKeys, key_cache: AccessKeyCache
+        self,
+        database: Database,
+        keks: KeyEncryptionKeys,
+        key_cache: AccessKeyCache,
+        issuers: OpenIssuers,
     ) -> None:
         super().__init__()
         self._database = database
         self._keks = keks
         self._key_cache = key_cache
+        self._issuers = issuers
         self._noted_at = time.monotonic()
 
     def close(self) -> None:
@@ -47,17 +53,20 @@ class KeyReloader(BackgroundTask):
             _log.warning("the last uses of access keys could not be stored: %s", error)
 
     def work(self, now: datetime) -> None:  # noqa: ARG002  whatever the time is
-        """Poll both kinds of keys, and store the last uses if that is due.
+        """Poll all kinds of keys, and store the last uses if that is due.
 
-        Ignore an unavailable database: requests report it. Raising it would make `BackgroundTask`
-        wait for 60 seconds, in which a revoked key would still be accepted.
+        Ignore an unavailable database, and a new intermediate's key that is wrapped under a
+        key-encryption key that this process does not have yet: requests report both. Raising it
+        would make `BackgroundTask` wait for 60 seconds, in which a revoked key would still be
+        accepted.
         """
         try:
             with self._database.read(QUICK_SECONDS) as connection:
                 self._key_cache.poll(connection)
                 self._keks.poll(connection)
+                self._issuers.poll(connection)
             if time.monotonic() - self._noted_at >= _NOTE_USES_SECONDS:
                 self._key_cache.note_uses(self._database)
                 self._noted_at = time.monotonic()
-        except DatabaseUnavailableError:
+        except (DatabaseUnavailableError, KeyEncryptionKeyChangedError):
             return

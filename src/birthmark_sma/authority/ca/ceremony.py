@@ -5,6 +5,8 @@ opens. The intermediate's private key goes into the database, encrypted under th
 key. A crash at any point must leave no authority without its root key.
 """
 
+import contextlib
+import re
 import secrets
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -19,10 +21,15 @@ from sqlalchemy import Connection
 from birthmark_sma.authority.ca import store as ca_store
 from birthmark_sma.authority.ca.crl_publication import add_root_crl
 from birthmark_sma.authority.ca.intermediate_key import seal_ca_key
+from birthmark_sma.authority.ca.issuers import trusted_roots
 from birthmark_sma.authority.ca.root_key_file import RootKey
-from birthmark_sma.authority.ca.store import StoredCa
+from birthmark_sma.authority.ca.store import FIRST_INTERMEDIATE, FIRST_ROOT, CaRole, StoredCa
 from birthmark_sma.authority.kek import store as kek_store
-from birthmark_sma.authority.kek.passphrase_file import find_or_make_passphrase, find_passphrase
+from birthmark_sma.authority.kek.passphrase_file import (
+    PassphraseFile,
+    find_or_make_passphrase,
+    find_passphrase,
+)
 from birthmark_sma.authority.kek.sources import KekSecret
 from birthmark_sma.authority.kek.wrapping import create_secrets
 from birthmark_sma.authority.key_tables import store as key_table_store
@@ -31,6 +38,7 @@ from birthmark_sma.errors import AlreadyInitialisedError, ConfigurationError, Pr
 from birthmark_sma.pki import certificates, profiles
 from birthmark_sma.pki.keys import ca_keys
 from birthmark_sma.pki.profiles import MAX_SERIAL_NUMBER_BITS
+from birthmark_sma.pki.trust_list import sign_trust_list
 from birthmark_sma.runtime.secret_files import (
     make_private_directory,
     sync_directory,
@@ -78,16 +86,12 @@ def hold_ceremony(database: Database, settings: Settings, *, sandbox: bool = Fal
     kek_record, opened = create_secrets(KekSecret.of(settings), now)
     kek = opened.keks.newest
     (root_signer, root), (signer, intermediate) = _create_cas(settings, now, sandbox=sandbox)
-    # Write the key before the commit, so that no authority exists without its root key. Until then
-    # the file name contains the fingerprint of the root, so concurrent ceremonies do not touch each
-    # other's files. A crash before the commit leaves an unused file; after a crash behind the
-    # commit, `finish_ceremony` gives the file its final name.
-    make_private_directory(key_file.parent)
-    pending = _pending(key_file, root)
-    write_private_file(pending, root_signer.encrypted_pem(passphrase).encode())
+    pending = write_pending_root_key(key_file, root, root_signer, passphrase)
+    stored_root = StoredCa(FIRST_ROOT, to_pem(root), CaRole.ROOT)
     sealed = StoredCa(
-        "intermediate",
-        _pem(intermediate),
+        FIRST_INTERMEDIATE,
+        to_pem(intermediate),
+        CaRole.INTERMEDIATE,
         sealed_private_key=seal_ca_key(signer, kek),
         kek_id=kek.kek_id,
     )
@@ -98,9 +102,11 @@ def hold_ceremony(database: Database, settings: Settings, *, sandbox: bool = Fal
         )
         _refuse_second(not added)
         kek_store.add_kek(transaction, kek_record)
-        ca_store.add_ca(transaction, StoredCa("root", _pem(root)), now)
+        ca_store.add_ca(transaction, stored_root, now)
         ca_store.add_ca(transaction, sealed, now)
-        add_root_crl(transaction, root, root_signer, until=intermediate.not_valid_after_utc)
+        add_root_crl(transaction, root_signer)
+        signature = sign_trust_list(trusted_roots([stored_root]), root, root_signer)
+        ca_store.put_roots_signature(transaction, signature)
 
     try:
         database.transact(add)
@@ -114,27 +120,45 @@ def hold_ceremony(database: Database, settings: Settings, *, sandbox: bool = Fal
 
 
 def finish_ceremony(database: Database, settings: Settings) -> None:
-    """Give the file of the root key its final name, if that has not been done.
+    """Give the files of root keys their final names, if that has not been done.
 
-    Completes a ceremony that crashed after its commit. Also remove the files of ceremonies that
-    failed. Do nothing if the database has no authority.
+    Completes a ceremony or a new root that crashed after its commit. Also remove the files of those
+    that failed. Do nothing if the database has no authority.
     """
     with database.read() as connection:
-        root = ca_store.find_ca(connection, "root")
-    if root is None:
-        return
-    key_file = root_key_file(settings)
-    pending = _pending(key_file, root.load())
-    if pending.exists() and not key_file.exists():
-        pending.rename(key_file)
-        sync_directory(key_file.parent)
-    for other in key_file.parent.glob(f"{key_file.name}.*.new"):
-        if other != pending:
-            other.unlink(missing_ok=True)
+        roots = [each for each in ca_store.list_cas(connection) if each.role is CaRole.ROOT]
+    for root in roots:
+        key_file = root_key_path(settings, root.name)
+        pending = _pending(key_file, root.load())
+        if pending.exists() and not key_file.exists():
+            pending.rename(key_file)
+            sync_directory(key_file.parent)
+    if roots:
+        for other in _beside(root_key_file(settings), r"\.[0-9a-f]{16}\.new"):
+            if all(
+                other != _pending(root_key_path(settings, root.name), root.load()) for root in roots
+            ):
+                other.unlink(missing_ok=True)
+
+
+def write_pending_root_key(
+    key_file: Path, root: x509.Certificate, signer: ca_keys.Signer, passphrase: bytes
+) -> Path:
+    """Write a new root's key beside its final place, and return the path.
+
+    Call it before the commit, so that no authority exists without its root key. Until
+    `finish_ceremony` the file name contains the fingerprint of the root, so that concurrent
+    ceremonies do not touch each other's files. A crash before the commit leaves an unused file.
+    Raises PrivateFileError.
+    """
+    make_private_directory(key_file.parent)
+    pending = _pending(key_file, root)
+    write_private_file(pending, signer.encrypted_pem(passphrase).encode())
+    return pending
 
 
 def root_key_file(settings: Settings) -> Path:
-    """Return the path of the root's encrypted key. An operator may have moved the file away.
+    """Return the path of the first root's encrypted key. It may have been moved away.
 
     The default name differs for SQLite and PostgreSQL, because an authority on each may share one
     data directory.
@@ -160,16 +184,28 @@ def foreign_root_key(key_file: Path) -> PrivateFileError:
     )
 
 
-def load_root_signer(settings: Settings) -> ca_keys.Signer | None:
-    """Return the root's key, or None if its file is missing or CA_PASSWORD does not decrypt it.
+def root_key_path(settings: Settings, name: str) -> Path:
+    """Return the path of a root's encrypted key, by the root's name: `root`, `root-2` and so on."""
+    first = root_key_file(settings)
+    return first.with_name(f"{first.stem}{name.removeprefix(FIRST_ROOT)}{first.suffix}")
 
-    Never call it in the server. Raises PrivateFileError if others can read the file.
+
+def root_key_files(settings: Settings) -> list[Path]:
+    """Return the path of the first root's key, and those of later roots that exist."""
+    first = root_key_file(settings)
+    return [first, *(path for path in _beside(first, "") if path != first)]
+
+
+def load_root_signers(settings: Settings) -> list[ca_keys.Signer]:
+    """Return the keys of the roots whose files are here and open with a known passphrase.
+
+    Never call it in the server. Raises PrivateFileError if others can read a file.
     """
-    try:
-        passphrase = find_passphrase(settings)
-    except ConfigurationError:
-        return None
-    return RootKey(root_key_file(settings), None).opened([passphrase])
+    known = PassphraseFile.of(settings).list_previous() if settings.uses_sqlite else []
+    with contextlib.suppress(ConfigurationError):
+        known.insert(0, find_passphrase(settings))
+    opened = (RootKey(each, None).opened(known) for each in root_key_files(settings))
+    return [signer for signer in opened if signer is not None]
 
 
 def random_serial_number() -> int:
@@ -212,10 +248,22 @@ def _refuse_second(initialised: bool) -> None:  # noqa: FBT001  the only thing i
         )
 
 
+def _beside(key_file: Path, ending: str) -> list[Path]:
+    """Return the files of this root's key and of later ones, whose names have this ending.
+
+    The names must match exactly: an authority on PostgreSQL may have its keys in the same folder.
+    """
+    name = re.compile(rf"{re.escape(key_file.stem)}(-[0-9]+)?{re.escape(key_file.suffix)}{ending}")
+    if not key_file.parent.is_dir():
+        return []
+    return sorted(each for each in key_file.parent.iterdir() if name.fullmatch(each.name))
+
+
 def _pending(key_file: Path, root: x509.Certificate) -> Path:
     """Return the path of a root's key until its ceremony is complete."""
     return key_file.with_name(f"{key_file.name}.{root.fingerprint(SHA256()).hex()[:16]}.new")
 
 
-def _pem(certificate: x509.Certificate) -> str:
+def to_pem(certificate: x509.Certificate) -> str:
+    """Return a certificate as PEM."""
     return certificate.public_bytes(Encoding.PEM).decode()

@@ -1,8 +1,9 @@
 """Publish certificate revocation lists (CRLs): after each revocation, and every six hours.
 
-A CRL is signed once and stored; all processes serve the stored one (`crl_store`). Each process
-checks once a second whether a CRL is due, and the first one that finds it due signs it. `sma ca`
-and the rotation of secrets publish as well.
+Each issuer has its own CRL, with the revocations of its certificates. A CRL is signed once and
+stored; all processes serve the stored one (`crl_store`). Each process checks once a second whether
+a CRL is due, and the first one that finds it due signs it. `sma ca` and the rotation of secrets
+publish as well. Nothing is signed with the key of a compromised intermediate.
 
 CRLs must never go backwards, neither in number nor in entries. A process therefore reads the newest
 number before the entries, and its CRL is stored only if no other one was stored in between. All
@@ -21,17 +22,16 @@ from sqlalchemy import Connection
 from birthmark_sma.authority.ca import crl_store
 from birthmark_sma.authority.ca import store as ca_store
 from birthmark_sma.authority.ca.crl_store import (
-    INTERMEDIATE,
-    ROOT,
     CrlHead,
     PublishedCrl,
     RevocationState,
     ServedCrl,
     ServedCrls,
 )
-from birthmark_sma.authority.ca.store import Revocation
-from birthmark_sma.errors import DatabaseUnavailableError, ShuttingDownError
-from birthmark_sma.pki.crl import LIFETIME, REASONS, RevokedCertificate, sign_crl
+from birthmark_sma.authority.ca.issuers import Issuer, OpenIssuers
+from birthmark_sma.authority.ca.store import CaRole, CaState, Revocation, StoredCa
+from birthmark_sma.errors import DatabaseUnavailableError, ProfileViolationError, ShuttingDownError
+from birthmark_sma.pki.crl import HOLD, LIFETIME, REASONS, RevokedCertificate, sign_crl
 from birthmark_sma.pki.keys.ca_keys import Signer
 from birthmark_sma.pki.profiles import CLOCK_SKEW, MAX_SERIAL_NUMBER_BITS
 from birthmark_sma.runtime.background_task import BackgroundTask
@@ -55,7 +55,7 @@ _log = logging.getLogger(__name__)
 
 
 class CrlPublication(BackgroundTask):
-    """Publishes the intermediate's CRL whenever it is due, and keeps the cache up to date.
+    """Publishes the CRLs of the intermediates when they are due, and keeps the cache up to date.
 
     Runs in every server process, once a second.
     """
@@ -63,28 +63,26 @@ class CrlPublication(BackgroundTask):
     name = "crl-publication"
     every_seconds = 1.0
 
-    def __init__(
-        self, database: Database, issuer: x509.Certificate, signer: Signer, served: ServedCrls
-    ) -> None:
+    def __init__(self, database: Database, issuers: OpenIssuers, served: ServedCrls) -> None:
         super().__init__()
         self._database = database
-        self._issuer = issuer
-        self._signer = signer
+        self._issuers = issuers
         self._served = served
         self._told = ""  # the outage that the log has already; empty for none
 
     def work(self, now: datetime) -> None:  # noqa: ARG002  the database's clock counts
-        """Publish the CRL if it is due.
+        """Publish the CRLs that are due.
 
         Catch DatabaseUnavailableError: `BackgroundTask` would wait for 60 seconds after it, and a
         revocation would be published that much later.
         """
         began = time.monotonic()
         try:
-            if publish_due_crl(self._database, self._issuer, self._signer, self._let_others_run):
-                self._rest(began)
-            # So that `last_known` has this CRL if the database becomes unavailable.
-            self._served.newest(INTERMEDIATE)
+            for issuer in self._issuers.signing():
+                if publish_due_crl(self._database, issuer, self._let_others_run):
+                    self._rest(began)
+                # So that `last_known` has this CRL if the database becomes unavailable.
+                self._served.newest(issuer.name)
         except ShuttingDownError:
             return
         except DatabaseUnavailableError as error:
@@ -106,46 +104,44 @@ class CrlPublication(BackgroundTask):
 
 def publish_due_crl(
     database: Database,
-    issuer: x509.Certificate,
-    signer: Signer,
+    issuer: Issuer,
     let_others_run: Callable[[], None] = lambda: None,
     *,
     at_once: bool = False,
 ) -> bool:
-    """Publish the intermediate's CRL if it is due, or in any case if `at_once`.
+    """Publish the CRL of an intermediate if it is due, or in any case if `at_once`.
 
     Return True if it was stored. Return False if it is not due, or if another process is publishing
     or was faster. `let_others_run` is called after every few milliseconds of work, and may raise to
     stop it. Raises DatabaseUnavailableError.
     """
     with database.read() as connection:
-        if not at_once and not _read_snapshot(connection).is_due:
+        if not at_once and not _read_snapshot(connection, issuer.name).is_due:
             return False
     # The lock only saves work. `crl_store.add_crl` decides which of two CRLs counts.
     with only_one(database, AdvisoryLock.CRL_PUBLICATION) as alone:
-        return alone and _publish(database, issuer, signer, let_others_run, at_once=at_once)
+        return alone and _publish(database, issuer, let_others_run, at_once=at_once)
 
 
 def _publish(
     database: Database,
-    issuer: x509.Certificate,
-    signer: Signer,
+    issuer: Issuer,
     let_others_run: Callable[[], None],
     *,
     at_once: bool,
 ) -> bool:
     with database.read() as connection:
         # Again, under the lock: another process may have published since the first check.
-        snapshot = _read_snapshot(connection)
+        snapshot = _read_snapshot(connection, issuer.name)
         if not at_once and not snapshot.is_due:
             return False
         head = snapshot.next_head()
         leaving: list[str] = []
-        entries = _entries(connection, head.this_update, leaving, let_others_run)
-        der = _sign(entries, issuer, signer, head)
+        entries = _entries(connection, issuer.name, head.this_update, leaving, let_others_run)
+        der = _sign(entries, issuer.certificate, issuer.signer, head)
 
         def store(transaction: Connection) -> bool:
-            crl = PublishedCrl(INTERMEDIATE, snapshot.follows, head, der)
+            crl = PublishedCrl(issuer.name, snapshot.follows, head, der)
             stored = crl_store.add_crl(transaction, crl)
             if stored:
                 # In the same transaction: an entry may leave only if it is on a stored CRL.
@@ -156,53 +152,79 @@ def _publish(
 
 
 def publish_crls(
-    database: Database, signer: Signer, root_signer: Signer | None
+    database: Database, issuers: OpenIssuers, root_signers: Iterable[Signer]
 ) -> dict[str, ServedCrl]:
-    """Publish the intermediate's CRL, and the root's CRL if its key is given.
+    """Publish the CRLs of the intermediates, and those of the roots whose keys are given.
 
-    Return the newest CRL of each issuer that has one. Raises NotInitialisedError, the errors of
-    `publish_due_crl` and those of `publish_root_crl`.
+    Return the newest CRL of each CA that has one, by its name. Raises the errors of
+    `publish_due_crl` and those of `publish_root_crls`.
     """
-    with database.read() as connection:
-        _, intermediate = ca_store.find_root_and_intermediate(connection)
-    publish_due_crl(database, intermediate.load(), signer, at_once=True)
-    if root_signer is not None:
-        publish_root_crl(database, root_signer)
+    for issuer in issuers.signing():
+        publish_due_crl(database, issuer, at_once=True)
+    publish_root_crls(database, root_signers)
     served = ServedCrls(database)
-    newest = {name: served.newest(name) for name in (ROOT, INTERMEDIATE)}
+    newest = {ca.name: served.newest(ca.name) for ca in issuers.cas}
     return {name: crl for name, crl in newest.items() if crl is not None}
 
 
-def publish_root_crl(database: Database, root_signer: Signer) -> None:
-    """Publish the root's CRL. It has no entries, as the root has revoked no intermediate.
+def publish_root_crls(database: Database, root_signers: Iterable[Signer]) -> None:
+    """Publish the CRLs of the roots whose keys are given.
 
-    It is valid until the intermediate expires, because the root's key is not needed before. Call it
-    in each command that has loaded that key. Raises NotInitialisedError, ProfileViolationError if
-    the key belongs to another authority, and DatabaseUnavailableError.
+    Call it in each command that has loaded such a key. Raises ProfileViolationError if a key
+    belongs to another authority, and DatabaseUnavailableError.
     """
+    signers = tuple(root_signers)
 
     def publish(transaction: Connection) -> None:
-        root, intermediate = ca_store.find_root_and_intermediate(transaction)
-        until = intermediate.load().not_valid_after_utc
-        add_root_crl(transaction, root.load(), root_signer, until=until)
+        for signer in signers:
+            add_root_crl(transaction, signer)
 
     database.transact(publish)
 
 
-def add_root_crl(
-    transaction: Connection, root: x509.Certificate, root_signer: Signer, *, until: datetime
-) -> None:
-    """Sign and store the root's CRL, valid until `until`, in the caller's transaction.
+def add_root_crl(transaction: Connection, root_signer: Signer) -> None:
+    """Sign and store the CRL of the root that has this key, in the caller's transaction.
 
-    Raises ProfileViolationError if the key does not belong to the root's certificate.
+    It lists the compromised intermediates of the root. It is valid until the last certificate that
+    the root has signed ends, because the root's key may not be needed before. Raises
+    ProfileViolationError if the key belongs to no root of this authority.
     """
-    newest = crl_store.find_newest_head(transaction, ROOT)
+    cas = ca_store.list_cas(transaction)
+    root = find_root_of_key(cas, root_signer)
+    signed = [each for each in cas if each.issuer == root.name and each.role is not CaRole.ROOT]
+    until = max((_end(each) for each in signed), default=_end(root))
+    newest = crl_store.find_newest_head(transaction, root.name)
     now = database_time(transaction)
     this_update = now if newest is None else max(now, newest.this_update)
-    head = CrlHead(_next_number(newest, now), this_update, until, RevocationState(0, None))
+    revoked = [_revoked_ca(each, now) for each in signed if each.state is CaState.COMPROMISED]
+    newest_at = max((each.revoked_at for each in revoked), default=None)
+    head = CrlHead(
+        _next_number(newest, now), this_update, until, RevocationState(len(revoked), newest_at, 0)
+    )
     follows = 0 if newest is None else newest.number
-    der = _sign((), root, root_signer, head)
-    crl_store.add_crl(transaction, PublishedCrl(ROOT, follows, head, der))
+    der = _sign(revoked, root.load(), root_signer, head)
+    crl_store.add_crl(transaction, PublishedCrl(root.name, follows, head, der))
+
+
+def find_root_of_key(cas: Iterable[StoredCa], root_signer: Signer) -> StoredCa:
+    """Return the root that has this key.
+
+    Raises ProfileViolationError if the key belongs to no root of this authority.
+    """
+    for each in cas:
+        if each.role is CaRole.ROOT and each.load().public_key() == root_signer.public_key:
+            return each
+    raise ProfileViolationError("The root's key belongs to another authority.")
+
+
+def _end(ca: StoredCa) -> datetime:
+    return ca.load().not_valid_after_utc
+
+
+def _revoked_ca(ca: StoredCa, now: datetime) -> RevokedCertificate:
+    return RevokedCertificate(
+        ca.load().serial_number, ca.state_changed_at or now, "key_compromise", ca.invalid_since
+    )
 
 
 def _sign(
@@ -233,7 +255,7 @@ class _Snapshot(NamedTuple):
     def is_due(self) -> bool:
         return (
             self.newest is None
-            or self.newest.state != self.state  # a certificate was revoked since
+            or self.newest.state != self.state  # revocations were added, changed or ended since
             or self.newest.next_update <= self.now + LIFETIME - _EVERY  # six hours old
             or self._is_from_the_future
         )
@@ -262,13 +284,13 @@ class _Snapshot(NamedTuple):
         return CrlHead(number, floor, self.now + LIFETIME, self.state)
 
 
-def _read_snapshot(connection: Connection) -> _Snapshot:
+def _read_snapshot(connection: Connection, issuer: str) -> _Snapshot:
     # The newest head first. If another process stores a CRL after this line, this process's CRL
     # follows the wrong number and is refused; so no CRL is stored that lacks entries of the one
     # before it.
     return _Snapshot(
-        crl_store.find_newest_head(connection, INTERMEDIATE),
-        crl_store.read_state(connection),
+        crl_store.find_newest_head(connection, issuer),
+        crl_store.read_state(connection, issuer),
         database_time(connection),
     )
 
@@ -285,6 +307,7 @@ def _next_number(newest: CrlHead | None, now: datetime) -> int:
 
 def _entries(
     connection: Connection,
+    issuer: str,
     this_update: datetime,
     leaving: list[str],
     let_others_run: Callable[[], None],
@@ -294,7 +317,7 @@ def _entries(
     RFC 5280, section 3.3: an entry must stay until it has been on a CRL that was issued after the
     certificate expired.
     """
-    for some in crl_store.iterate_listed(connection, this_update):
+    for some in crl_store.iterate_listed(connection, issuer, this_update):
         for revocation, expires_at in some:
             entry = _entry(revocation)
             if entry is None:
@@ -319,5 +342,8 @@ def _entry(revocation: Revocation) -> RevokedCertificate | None:
         return None
     reason = revocation.revocation_reason
     return RevokedCertificate(
-        serial, revocation.revoked_at, reason if reason in REASONS else "unspecified"
+        serial,
+        revocation.revoked_at,
+        reason if reason in REASONS or reason == HOLD else "unspecified",
+        revocation.invalid_since,
     )

@@ -1,10 +1,10 @@
 """SQL for published CRLs and for the revocations that belong on the next one; a cache of CRLs.
 
-Called by `crl_publication`, and by `web.api.crl`, which serves the CRLs of the cache. All processes
-serve the same stored CRL, found by its number, and must never serve an older one than another
-process has served before. CRLs form a chain: each has the number of the one before it (`follows`),
-and a unique constraint refuses a second successor. The entries of a CRL are therefore always read
-after all CRLs with lower numbers were stored, and it lacks none of their entries.
+Called by `crl_publication`, and by `web.api.pki.files`, which serves the CRLs of the cache. All
+processes serve the same stored CRL, found by its number, and must never serve an older one than
+another process has served before. CRLs form a chain: each has the number of the one before it
+(`follows`), and a unique constraint refuses a second successor. The entries of a CRL are therefore
+always read after all CRLs with lower numbers were stored, and it lacks none of their entries.
 """
 
 from collections.abc import Iterator, Sequence
@@ -17,24 +17,23 @@ from sqlalchemy import Connection, bindparam, delete, func, or_, select, update
 from birthmark_sma.authority.ca.store import REVOKED, Revocation
 from birthmark_sma.storage.engine import Database
 from birthmark_sma.storage.portable_sql import insert_or_skip
-from birthmark_sma.storage.schema import published_crls, revoked_certificates
-
-INTERMEDIATE = "intermediate"
-ROOT = "root"
-"""The issuers, by their names in `ca_certificates`."""
+from birthmark_sma.storage.schema import authority, published_crls, revoked_certificates
 
 _KEPT = 3  # a process that has just read the newest number must still find its CRL
 _CHUNK = 1_000  # entries that are read at a time
 
 
 class RevocationState(NamedTuple):
-    """The number of revoked certificates, and the time of the newest revocation.
+    """The number of revoked certificates, the time of the newest revocation, and a generation.
 
-    A CRL is due as soon as this differs from the state that the newest CRL was made of.
+    A CRL is due as soon as this differs from the state that the newest CRL was made of. Number and
+    time notice rows that operators add with their own SQL. The generation rises with every act
+    (`raise_generation`): a suspension that ends while another one begins changes neither.
     """
 
     revocations: int
     newest: datetime | None
+    generation: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,10 +56,23 @@ class PublishedCrl:
     der: bytes = field(repr=False)
 
 
-def read_state(connection: Connection) -> RevocationState:
-    """Return the current number of revocations and the time of the newest."""
-    query = select(func.count(), func.max(revoked_certificates.c.revoked_at))
-    return RevocationState(*connection.execute(query.select_from(revoked_certificates)).one())
+def read_state(connection: Connection, issuer: str) -> RevocationState:
+    """Return the number of an issuer's revocations, the time of the newest, and the generation.
+
+    The generation is that of all issuers.
+    """
+    table = revoked_certificates.c
+    generation = select(func.coalesce(func.max(authority.c.revocation_generation), 0))
+    query = select(func.count(), func.max(table.revoked_at), generation.scalar_subquery()).where(
+        table.certificate_issuer == issuer
+    )
+    return RevocationState(*connection.execute(query).one())
+
+
+def raise_generation(transaction: Connection) -> None:
+    """Make a CRL due. Call it last in a transaction: other acts wait for its row from here on."""
+    generation = authority.c.revocation_generation
+    transaction.execute(update(authority).values(revocation_generation=generation + 1))
 
 
 def find_newest_number(connection: Connection, issuer: str) -> int | None:
@@ -75,7 +87,7 @@ def find_newest_head(connection: Connection, issuer: str) -> CrlHead | None:
     table = published_crls.c
     head = table.number, table.this_update, table.next_update
     row = connection.execute(
-        select(*head, table.revocations, table.newest_revocation)
+        select(*head, table.revocations, table.newest_revocation, table.revocation_generation)
         .where(table.issuer == issuer)
         .order_by(table.number.desc())
         .limit(1)
@@ -109,6 +121,7 @@ def add_crl(transaction: Connection, crl: PublishedCrl) -> bool:
             next_update=crl.head.next_update,
             revocations=crl.head.state.revocations,
             newest_revocation=crl.head.state.newest,
+            revocation_generation=crl.head.state.generation,
             der=crl.der,
         )
     ).rowcount
@@ -131,9 +144,9 @@ def add_crl(transaction: Connection, crl: PublishedCrl) -> bool:
 
 
 def iterate_listed(
-    connection: Connection, this_update: datetime
+    connection: Connection, issuer: str, this_update: datetime
 ) -> Iterator[Sequence[tuple[Revocation, datetime | None]]]:
-    """Yield the revocations for the next CRL, the oldest first, up to 1,000 at a time.
+    """Yield the revocations for an issuer's next CRL, the oldest first, up to 1,000 at a time.
 
     Each comes with the expiry of its certificate, or None if that is unknown. A certificate that
     has not expired is always included, even if it left the CRL before because of a wrong clock.
@@ -141,6 +154,7 @@ def iterate_listed(
     table = revoked_certificates.c
     rows = connection.execute(
         select(*REVOKED, table.certificate_expires_at)
+        .where(table.certificate_issuer == issuer)
         .where(or_(table.last_crl_number.is_(None), table.certificate_expires_at >= this_update))
         .order_by(table.revoked_at, table.certificate_serial)
     )

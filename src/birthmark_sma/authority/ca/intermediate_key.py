@@ -1,4 +1,4 @@
-"""Encrypt and decrypt the intermediate's private key, which the database stores.
+"""Encrypt and decrypt the private keys of the intermediates, which the database stores.
 
 Called by the ceremony, the rotation of secrets and the opening of an authority. The key is wrapped
 under the key-encryption key. Older authorities have it as PKCS#8 under the passphrase, with a
@@ -10,7 +10,8 @@ from collections.abc import Callable
 
 from sqlalchemy import Connection
 
-from birthmark_sma.authority.ca.store import StoredCa, find_root_and_intermediate
+from birthmark_sma.authority.ca.issuers import OpenIssuers
+from birthmark_sma.authority.ca.store import StoredCa
 from birthmark_sma.authority.kek.passphrase_file import find_passphrase
 from birthmark_sma.authority.kek.wrapping import (
     KeyEncryptionKey,
@@ -19,6 +20,7 @@ from birthmark_sma.authority.kek.wrapping import (
 )
 from birthmark_sma.config import Settings
 from birthmark_sma.errors import NotInitialisedError
+from birthmark_sma.pki.certificates import Publication
 from birthmark_sma.pki.keys.ca_keys import Signer, load_der, load_encrypted
 from birthmark_sma.storage.engine import Database
 
@@ -26,18 +28,27 @@ _PLACE = b"intermediate ca key"
 
 
 def seal_ca_key(signer: Signer, kek: KeyEncryptionKey) -> bytes:
-    """Return the intermediate's private key, wrapped under the key-encryption key."""
+    """Return an intermediate's private key, wrapped under the key-encryption key."""
     return kek.wrap(signer.private_der(), _PLACE)
 
 
-def open_signer(database: Database, settings: Settings, opened: OpenedSecrets) -> Signer:
-    """Open the intermediate CA's private key.
+def open_issuers(
+    database: Database,
+    settings: Settings,
+    opened: OpenedSecrets,
+    publication: Callable[[str], Publication | None] = lambda _name: None,
+) -> OpenIssuers:
+    """Open the register of CA certificates, with the private keys of all intermediates.
 
-    Raises NotInitialisedError, WrongSecretError or ConfigurationError.
+    `publication` returns the URLs of a CA for device certificates, by its name. Raises
+    NotInitialisedError, WrongSecretError or ConfigurationError.
     """
+
+    def open_key(connection: Connection, ca: StoredCa) -> Signer:
+        return open_ca_key(connection, ca, opened.keks, lambda: find_passphrase(settings))
+
     with database.read() as connection:
-        _, intermediate = find_root_and_intermediate(connection)
-        return open_ca_key(connection, intermediate, opened.keks, lambda: find_passphrase(settings))
+        return OpenIssuers(connection, open_key, publication, database.clock.now)
 
 
 def open_ca_key(
@@ -46,7 +57,7 @@ def open_ca_key(
     keks: KeyEncryptionKeys,
     passphrase: Callable[[], bytes],
 ) -> Signer:
-    """Return the intermediate's private key, decrypted from either form.
+    """Return an intermediate's private key, decrypted from either form.
 
     `passphrase` is called for the older form only. Raises WrongSecretError if the secret does not
     decrypt it, NotInitialisedError if there is no key, KeyEncryptionKeyChangedError, or whatever

@@ -125,11 +125,11 @@ def count_suspended(transaction: Connection, now: datetime) -> int:
 
 
 def set_reviewed(
-    transaction: Connection, device_serial: str, at: datetime, *, day: date | None = None
+    transaction: Connection, serials: Sequence[str], at: datetime, *, day: date | None = None
 ) -> int:
-    """Mark a device's open flags as reviewed, all or those of `day`; return their number."""
+    """Mark the open flags of devices as reviewed, all or those of `day`; return their number."""
     query = update(device_flags).where(
-        _flags.device_serial == device_serial, _flags.reviewed_at.is_(None)
+        is_any_of(transaction, _flags.device_serial, serials), _flags.reviewed_at.is_(None)
     )
     if day is not None:
         query = query.where(_flags.day == day)

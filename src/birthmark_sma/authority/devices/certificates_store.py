@@ -14,6 +14,7 @@ from sqlalchemy import (
     Connection,
     Row,
     Select,
+    delete,
     false,
     func,
     insert,
@@ -25,14 +26,21 @@ from sqlalchemy import (
     update,
 )
 
+from birthmark_sma.pki.crl import HOLD, REASONS
 from birthmark_sma.protocol.verdict import DeviceStatus
-from birthmark_sma.storage.portable_sql import UtcDateTime, insert_or_skip, is_any_of
+from birthmark_sma.storage.portable_sql import (
+    UtcDateTime,
+    insert_from_select,
+    insert_or_skip,
+    is_any_of,
+)
 from birthmark_sma.storage.schema import earlier_certificates, revoked_certificates
 from birthmark_sma.storage.schema import registered_devices as devices
 
 _earlier = earlier_certificates.c
 _revoked = revoked_certificates.c
 
+_KEY_COMPROMISE = "key_compromise"
 # The pictures of a certificate that was replaced or given up stay valid (RFC 5280 section 5.3.1).
 _HARMLESS = ("superseded", "cessation_of_operation")
 
@@ -60,24 +68,29 @@ class EarlierCertificate:
     exchanged_for: str | None = None
 
 
-class RevokedAt(NamedTuple):
-    """The time and the reason of a revocation (RFC 5280 section 5.3.1)."""
+class Revocation(NamedTuple):
+    """The time and the reason of a revocation (RFC 5280 section 5.3.1).
+
+    `invalid_since` is the time since when the key may be in other hands, or None.
+    """
 
     revoked_at: datetime
     revocation_reason: str
+    invalid_since: datetime | None = None
 
 
 class ListedCertificate(NamedTuple):
     """An earlier certificate, and its revocation or None."""
 
     certificate: EarlierCertificate
-    revocation: RevokedAt | None
+    revocation: Revocation | None
 
 
 class KnownCertificate(NamedTuple):
     """A certificate of a device, and the state of both.
 
-    `is_current` is False for an earlier certificate. `status` is that of the device.
+    `is_current` is False for an earlier certificate. `status` is that of the device, which has it
+    since `status_since`.
     """
 
     certificate_serial: str
@@ -85,8 +98,9 @@ class KnownCertificate(NamedTuple):
     certificate_issuer: str
     certificate_expires_at: datetime | None
     status: DeviceStatus
+    status_since: datetime
     is_current: bool
-    revocation: RevokedAt | None
+    revocation: Revocation | None
 
 
 class ExpiringDevice(NamedTuple):
@@ -115,17 +129,21 @@ def note_exchange(
     )
 
 
-def supersede_earlier(transaction: Connection, device_serial: str, now: datetime) -> None:
-    """Revoke all earlier certificates of a device that have not expired, as `superseded`.
+def supersede_earlier(
+    transaction: Connection, device_serials: Sequence[str], now: datetime
+) -> bool:
+    """Revoke all earlier certificates of these devices that have not expired, as `superseded`.
 
-    A revocation that exists stays as it is.
+    A revocation that exists stays as it is. Return True if any certificate was revoked: then the
+    caller makes a CRL due.
     """
     told = (literal(now, UtcDateTime()), literal("superseded"), literal(None, UtcDateTime()))
-    transaction.execute(
+    revoked = transaction.execute(
         insert_or_skip(transaction, revoked_certificates).from_select(
-            _REVOCATION_COLUMNS, _select_unexpired(transaction, [device_serial], now, told)
+            _REVOCATION_COLUMNS, _select_unexpired(transaction, device_serials, now, told)
         )
     )
+    return revoked.rowcount > 0
 
 
 def find_earlier(connection: Connection, certificate_serial: str) -> ListedCertificate | None:
@@ -172,6 +190,7 @@ def find_certificates(
             devices.c.certificate_issuer,
             devices.c.certificate_expires_at,
             devices.c.status,
+            _STATUS_SINCE,
             true(),
             *_REVOCATION,
         )
@@ -185,6 +204,7 @@ def find_certificates(
             _earlier.certificate_issuer,
             _earlier.certificate_expires_at,
             devices.c.status,
+            _STATUS_SINCE,
             false(),
             *_REVOCATION,
         )
@@ -203,13 +223,14 @@ def find_certificates(
     # the second one.
     for query in (current, replaced):
         for row in connection.execute(query):
-            serial, device_serial, issuer, ends, status, is_current, *revocation = row
+            serial, device_serial, issuer, ends, status, since, is_current, *revocation = row
             found[serial] = KnownCertificate(
                 certificate_serial=serial,
                 device_serial=device_serial,
                 certificate_issuer=issuer,
                 certificate_expires_at=ends,
                 status=DeviceStatus(status),
+                status_since=since,
                 is_current=bool(is_current),
                 revocation=_revocation(*revocation),
             )
@@ -227,10 +248,10 @@ def revoke_all(
     """Revoke every certificate of these devices that has not expired, current and earlier.
 
     Call it after the status of the devices was changed, in the same transaction. Then a certificate
-    that another transaction has just replaced is found as well. The next CRL lists them. A
-    revocation that exists stays as it is. But if the `reason` is `key_compromise`, a revocation as
-    `superseded` or `cessation_of_operation` gets the new reason and `invalid_since`: pictures that
-    stay valid after these reasons may be forged.
+    that another transaction has just replaced is found as well. The next CRL lists them.
+
+    The time of a revocation stays that of the first one, also of a hold that becomes final (X.509).
+    Its reason is replaced only by a stronger one (`_weaker_than`).
     """
     told = (
         literal(revoked_at, UtcDateTime()),
@@ -245,23 +266,47 @@ def revoke_all(
         *told,
     ).where(is_any_of(transaction, devices.c.device_serial, device_serials))
     earlier = _select_unexpired(transaction, device_serials, revoked_at, told)
+    inserting = insert_from_select(
+        transaction, revoked_certificates, _REVOCATION_COLUMNS, union_all(current, earlier)
+    )
+    given = inserting.excluded
     transaction.execute(
-        insert_or_skip(transaction, revoked_certificates).from_select(
-            _REVOCATION_COLUMNS, union_all(current, earlier)
+        inserting.on_conflict_do_update(
+            index_elements=[_revoked.certificate_serial],
+            set_={each: given[each] for each in ("revocation_reason", "invalid_since")},
+            where=_revoked.revocation_reason.in_(_weaker_than(reason)),
         )
     )
-    if reason == "key_compromise":
+
+
+def _weaker_than(reason: str) -> tuple[str, ...]:
+    """Return the reasons that `reason` replaces: those after which more pictures stay valid.
+
+    A hold is for now only, so every final reason replaces it. The time of a compromise may be
+    corrected.
+    """
+    if reason == HOLD:
+        return ()
+    if reason == _KEY_COMPROMISE:
+        return (HOLD, *REASONS)
+    return (HOLD,) if reason in _HARMLESS else (HOLD, *_HARMLESS)
+
+
+def release_holds(transaction: Connection, device_serials: Sequence[str]) -> None:
+    """Delete the revocations of these devices that are there because of a suspension only."""
+    for certificates in (
+        select(devices.c.certificate_serial).where(
+            is_any_of(transaction, devices.c.device_serial, device_serials)
+        ),
+        select(_earlier.certificate_serial).where(
+            is_any_of(transaction, _earlier.device_serial, device_serials)
+        ),
+    ):
         transaction.execute(
-            update(revoked_certificates)
-            .where(
-                _revoked.certificate_serial.in_(
-                    select(_earlier.certificate_serial).where(
-                        is_any_of(transaction, _earlier.device_serial, device_serials)
-                    )
-                ),
-                _revoked.revocation_reason.in_(_HARMLESS),
+            delete(revoked_certificates).where(
+                _revoked.certificate_serial.in_(certificates),
+                _revoked.revocation_reason == HOLD,
             )
-            .values(revocation_reason=reason, invalid_since=invalid_since)
         )
 
 
@@ -306,10 +351,13 @@ def count_expiring(connection: Connection, since: datetime, before: datetime, mo
 
 
 _IN_USE = devices.c.status.in_([DeviceStatus.ACTIVE.value, DeviceStatus.SUSPENDED.value])
-_REVOCATION = (_revoked.revoked_at, _revoked.revocation_reason)
+_REVOCATION = (_revoked.revoked_at, _revoked.revocation_reason, _revoked.invalid_since)
 _REVOCATION_COLUMNS = (
     *("certificate_serial", "device_serial", "certificate_issuer", "certificate_expires_at"),
     *("revoked_at", "revocation_reason", "invalid_since"),
+)
+_STATUS_SINCE = func.coalesce(
+    devices.c.status_changed_at, devices.c.provisioned_at, type_=UtcDateTime()
 )
 
 
@@ -317,8 +365,10 @@ def _with_revocation(certificate_serial: Any, source: Any) -> Any:
     return source.outerjoin(revoked_certificates, _revoked.certificate_serial == certificate_serial)
 
 
-def _revocation(at: datetime | None, reason: str | None) -> RevokedAt | None:
-    return None if at is None or reason is None else RevokedAt(at, reason)
+def _revocation(
+    at: datetime | None, reason: str | None, invalid_since: datetime | None
+) -> Revocation | None:
+    return None if at is None or reason is None else Revocation(at, reason, invalid_since)
 
 
 def _select_unexpired(
@@ -346,5 +396,6 @@ _LISTED = select(
 
 
 def _listed(row: Row[*tuple[Any, ...]]) -> ListedCertificate:
-    *certificate, revoked_at, reason = row
-    return ListedCertificate(EarlierCertificate(*certificate), _revocation(revoked_at, reason))
+    *certificate, revoked_at, reason, invalid_since = row
+    revocation = _revocation(revoked_at, reason, invalid_since)
+    return ListedCertificate(EarlierCertificate(*certificate), revocation)

@@ -1,81 +1,170 @@
-"""Suspend, reinstate and revoke devices.
+"""Suspend, reinstate, revoke and retire devices: one, or many in one transaction.
 
-Called by `sma devices` and the sandbox. Each of the three is a transaction of its own, so it must
-never be called inside another one. There is no cache of devices: the next validation uses the new
-status.
+Called by `sma devices`, abuse detection and the sandbox. `devices.states` has the rules. An act is
+done as a whole or not at all. There is no cache of devices, and an act commits only while no
+validation is under way (docs/adr/0012): so no token of a device passes after its suspension,
+revocation or retirement, in any process.
 """
 
-from sqlalchemy import Connection
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
 
+from sqlalchemy import ColumnElement, Connection, select, update
+
+from birthmark_sma.authority.ca import crl_store
 from birthmark_sma.authority.devices import abuse_flags, certificates_store
 from birthmark_sma.authority.devices import store as device_store
+from birthmark_sma.authority.devices.states import (
+    Act,
+    Effect,
+    StatusChange,
+    judge,
+)
 from birthmark_sma.authority.devices.store import Device
-from birthmark_sma.errors import DeviceStatusError, UnknownDeviceError
-from birthmark_sma.pki.crl import REASONS
+from birthmark_sma.errors import ConfigurationError, DeviceStatusError, UnknownDeviceError
 from birthmark_sma.protocol.verdict import DeviceStatus
 from birthmark_sma.storage.engine import Database
-from birthmark_sma.storage.portable_sql import database_time
+from birthmark_sma.storage.outages.deadlines import LONG_SECONDS, USUAL_SECONDS
+from birthmark_sma.storage.portable_sql import database_time, is_any_of
+from birthmark_sma.storage.schema import registered_devices as devices
+from birthmark_sma.storage.schema import revoked_certificates as revoked
 
 _NAMED = 5  # serials that an error message lists
+_CHUNK = 1_000  # devices of one statement: SQLite takes a bounded number of parameters
+_serial = devices.c.device_serial
 
 
-def suspend_device(database: Database, name: str) -> str:
-    """Suspend a device: its tokens FAIL until it is reinstated. Return its serial as registered.
+@dataclass(frozen=True, slots=True)
+class DeviceCriteria:
+    """The devices of an act: those that meet every criterion that is not None.
 
-    `name` is a serial as for `find_named`. Raises UnknownDeviceError, or DeviceStatusError if the
-    device is not active.
+    Devices are provisioned at `provisioned_after` or later, and before `provisioned_before`.
     """
 
-    def suspend(transaction: Connection) -> str:
-        device = find_named(transaction, name)
-        _change(transaction, device, DeviceStatus.ACTIVE, DeviceStatus.SUSPENDED)
-        return device.device_serial
+    family: str | None = None
+    app_version: str | None = None
+    provisioned_after: datetime | None = None
+    provisioned_before: datetime | None = None
+    table_id: int | None = None
 
-    return database.transact(suspend)
+
+@dataclass(frozen=True, slots=True)
+class ActedDevice:
+    """A device of an act, with its status before the act."""
+
+    device_serial: str
+    device_family: str
+    status: DeviceStatus
 
 
-def reinstate_device(database: Database, name: str) -> str:
-    """End a suspension and mark the device's flags as reviewed. Return its serial as registered.
+@dataclass(slots=True)
+class ActResult:
+    """What an act did, or would do, each list in the order of serials.
 
-    The operator who reinstates a device has looked at its flags. Raises UnknownDeviceError, or
-    DeviceStatusError if the device is not suspended.
+    `refused` devices have a status that does not allow the act. `unknown` serials are not
+    registered. If devices were named and one is in these two lists, then nothing was done
+    (`is_prevented`). An act on devices that meet criteria leaves the refused ones as they are.
     """
 
-    def reinstate(transaction: Connection) -> str:
-        device = find_named(transaction, name)
-        _change(transaction, device, DeviceStatus.SUSPENDED, DeviceStatus.ACTIVE)
-        abuse_flags.set_reviewed(transaction, device.device_serial, database_time(transaction))
-        return device.device_serial
+    changed: list[ActedDevice] = field(default_factory=list)
+    unchanged: list[ActedDevice] = field(default_factory=list)
+    refused: list[ActedDevice] = field(default_factory=list)
+    unknown: list[str] = field(default_factory=list)
+    is_prevented: bool = False
 
-    return database.transact(reinstate)
-
-
-def revoke_device(database: Database, name: str, reason: str) -> str:
-    """Revoke a device for ever. Return its serial as registered.
-
-    All its tokens FAIL, also for pictures from before the revocation, and its certificates, current
-    and earlier, are on the next CRL. `reason` is a key of `pki.crl.REASONS` (RFC 5280 section
-    5.3.1). Raises UnknownDeviceError, or DeviceStatusError if the device is already revoked or the
-    reason unknown.
-    """
-    if reason not in REASONS:
+    def check(self, change: StatusChange) -> None:
+        """Raise UnknownDeviceError or DeviceStatusError if the act was prevented."""
+        if not self.is_prevented:
+            return
+        if self.unknown:
+            some = ", ".join(self.unknown[:_NAMED])
+            more = _more(self.unknown)
+            are = "is" if len(self.unknown) == 1 else "are"
+            raise UnknownDeviceError(f"No device {some}{more} {are} registered. Nothing changed.")
+        told = [f"{each.device_serial} is {each.status.value}" for each in self.refused[:_NAMED]]
+        who = "it" if len(told) == 1 else "they"
         raise DeviceStatusError(
-            f"{reason} is not a revocation reason. Give one of: {', '.join(REASONS)}"
+            f"{', '.join(told)}{_more(self.refused)}, so {who} cannot become"
+            f" {change.act.status.value}. Nothing changed."
         )
 
-    def revoke(transaction: Connection) -> str:
-        device = find_named(transaction, name)
-        # From every status, except from revoked: `_change` refuses a change to the same status.
-        _change(transaction, device, device.status, DeviceStatus.REVOKED)
-        certificates_store.revoke_all(
-            transaction,
-            [device.device_serial],
-            revoked_at=database_time(transaction),
-            reason=reason,
-        )
-        return device.device_serial
 
-    return database.transact(revoke)
+def _more(listed: Sequence[object]) -> str:
+    return f" and {len(listed) - _NAMED:,} more" if len(listed) > _NAMED else ""
+
+
+def change_devices(
+    database: Database,
+    wanted: Sequence[str] | DeviceCriteria,
+    change: StatusChange,
+    *,
+    dry_run: bool = False,
+) -> ActResult:
+    """Change the status of devices in one transaction; with `dry_run`, only tell what would change.
+
+    `wanted` has serials as for `find_named`, or criteria. Raises DeviceStatusError if the change
+    does not make sense, UnknownDeviceError if a serial means several devices, ConfigurationError if
+    there are no criteria, and DatabaseUnavailableError. What the devices themselves prevent is in
+    the result: see `ActResult`.
+    """
+
+    def act(transaction: Connection) -> ActResult:
+        now = database_time(transaction)
+        change.check(now)
+        serials, unknown = _resolve(transaction, wanted)
+        if not dry_run and not unknown:
+            _lock(transaction, serials)
+        result = _judge(transaction, serials, change)
+        result.unknown = unknown
+        by_name = not isinstance(wanted, DeviceCriteria)
+        result.is_prevented = by_name and bool(unknown or result.refused)
+        if not dry_run and not result.is_prevented and result.changed:
+            _write(transaction, [each.device_serial for each in result.changed], change, now)
+            finish(transaction)
+        return result
+
+    # Criteria may need a scan of the register. Everything else is in statements of 1,000 devices.
+    seconds = LONG_SECONDS if isinstance(wanted, DeviceCriteria) else USUAL_SECONDS
+    if dry_run:
+        with database.read(seconds) as connection:
+            return act(connection)
+    return database.transact(act, seconds)
+
+
+def change_device(database: Database, name: str, change: StatusChange) -> str:
+    """Change the status of one device, unless it has this status; return its registered serial.
+
+    Raises the errors of `change_devices`, and UnknownDeviceError or DeviceStatusError if the device
+    prevents the act.
+    """
+    result = change_devices(database, [name], change)
+    result.check(change)
+    [device] = [*result.changed, *result.unchanged]
+    return device.device_serial
+
+
+def change_registered(
+    transaction: Connection, serials: Sequence[str], change: StatusChange
+) -> set[str]:
+    """Change the status of registered devices in the caller's transaction, as far as allowed.
+
+    Return the serials of those that changed. Call `finish` last in the transaction.
+    """
+    in_order = sorted(serials)
+    _lock(transaction, in_order)
+    changed = [each.device_serial for each in _judge(transaction, in_order, change).changed]
+    _write(transaction, changed, change, database_time(transaction))
+    return set(changed)
+
+
+def finish(transaction: Connection) -> None:
+    """Make a revocation list due, and let the commit wait for the validations under way.
+
+    Call it last in a transaction that changes statuses: new validations wait from then on.
+    """
+    crl_store.raise_generation(transaction)
+    device_store.await_verdicts(transaction)
 
 
 def find_named(connection: Connection, name: str) -> Device:
@@ -111,13 +200,107 @@ def find_by_serial_or_certificate(connection: Connection, name: str) -> Device:
         return find_named(connection, known[name.lower()].device_serial)
 
 
-def _change(transaction: Connection, device: Device, old: DeviceStatus, new: DeviceStatus) -> None:
-    # The UPDATE checks `old` again: another process may have changed the status since the read.
-    if (
-        device.status is not old
-        or old is new
-        or not device_store.set_status(transaction, device.device_serial, old=old, new=new)
-    ):
-        raise DeviceStatusError(
-            f"{device.device_serial} is {device.status.value}, so it cannot become {new.value}."
+def _resolve(
+    connection: Connection, wanted: Sequence[str] | DeviceCriteria
+) -> tuple[list[str], list[str]]:
+    """Return the serials of registered devices, sorted, and the names that nobody has."""
+    if isinstance(wanted, DeviceCriteria):
+        query = select(_serial).where(*_conditions(connection, wanted))
+        return sorted(connection.execute(query).scalars()), []
+    exact: set[str] = set()
+    for some in _chunks(list(dict.fromkeys(wanted))):
+        exact.update(
+            connection.execute(
+                select(_serial).where(is_any_of(connection, _serial, some))
+            ).scalars()
         )
+    serials, unknown = set(exact), []
+    for name in dict.fromkeys(wanted):
+        if name in exact:
+            continue
+        if device_store.find_devices_named(connection, name):
+            serials.add(find_named(connection, name).device_serial)
+        else:
+            unknown.append(name)
+    return sorted(serials), unknown
+
+
+def _conditions(connection: Connection, wanted: DeviceCriteria) -> list[ColumnElement[bool]]:
+    columns = devices.c
+    conditions: list[ColumnElement[bool]] = []
+    if wanted.family is not None:
+        conditions.append(columns.device_family == wanted.family)
+    if wanted.app_version is not None:
+        conditions.append(columns.app_version == wanted.app_version)
+    if wanted.provisioned_after is not None:
+        conditions.append(columns.provisioned_at >= wanted.provisioned_after)
+    if wanted.provisioned_before is not None:
+        conditions.append(columns.provisioned_at < wanted.provisioned_before)
+    if wanted.table_id is not None:
+        conditions.append(device_store.has_table(connection, wanted.table_id))
+    if not conditions:  # never silently all devices
+        raise ConfigurationError("Name the devices, or give a criterion such as the family.")
+    return conditions
+
+
+def _lock(transaction: Connection, serials: Sequence[str]) -> None:
+    """Lock the rows of devices, in the order of their serials: the lock order of all acts."""
+    for some in _chunks(serials):
+        query = select(_serial).where(is_any_of(transaction, _serial, some)).order_by(_serial)
+        transaction.execute(query.with_for_update(key_share=True)).all()
+
+
+def _judge(connection: Connection, serials: Sequence[str], change: StatusChange) -> ActResult:
+    """Return what a change does to each device. After `_lock`, nobody else changes them."""
+    result = ActResult()
+    lists = {
+        Effect.CHANGED: result.changed,
+        Effect.UNCHANGED: result.unchanged,
+        Effect.REFUSED: result.refused,
+    }
+    columns = (
+        *(_serial, devices.c.device_family, devices.c.status),
+        *(revoked.c.revocation_reason, revoked.c.invalid_since),
+    )
+    same = revoked.c.certificate_serial == devices.c.certificate_serial
+    query = select(*columns).join_from(devices, revoked, same, isouter=True).order_by(_serial)
+    for some in _chunks(serials):
+        rows = connection.execute(query.where(is_any_of(connection, _serial, some)))
+        for serial, family, status, reason, since in rows:
+            device = ActedDevice(serial, family, DeviceStatus(status))
+            lists[judge(change, device.status, reason, since)].append(device)
+    return result
+
+
+def _write(
+    transaction: Connection, serials: Sequence[str], change: StatusChange, now: datetime
+) -> None:
+    for some in _chunks(serials):
+        these = is_any_of(transaction, _serial, some)
+        transaction.execute(
+            update(devices)
+            .where(these)
+            .values(
+                status=change.act.status.value,
+                status_reason=change.reason,
+                status_actor=change.actor,
+                status_changed_at=now,
+            )
+        )
+        if change.act is Act.REINSTATE:
+            certificates_store.release_holds(transaction, some)
+            # Who reinstates a device has looked at its flags.
+            abuse_flags.set_reviewed(transaction, some, now)
+        elif change.reason is not None:
+            certificates_store.revoke_all(
+                transaction,
+                some,
+                revoked_at=now,
+                reason=change.reason,
+                invalid_since=change.invalid_since,
+            )
+
+
+def _chunks(serials: Sequence[str]) -> Iterator[Sequence[str]]:
+    for begins in range(0, len(serials), _CHUNK):
+        yield serials[begins : begins + _CHUNK]

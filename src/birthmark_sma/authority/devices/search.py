@@ -30,6 +30,9 @@ class ListedDevice(NamedTuple):
     status: DeviceStatus
     table_assignments: tuple[int, ...]
     provisioned_at: datetime
+    status_reason: str | None
+    status_actor: str | None
+    status_changed_at: datetime | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +133,6 @@ def _select(
     columns = [devices.c[name] for name in ListedDevice._fields]
     rows = connection.execute(select(*columns).where(*conditions).order_by(order).limit(limit))
     return [
-        ListedDevice(serial, family, DeviceStatus(status), tuple(tables), at)
-        for serial, family, status, tables, at in rows
+        ListedDevice(serial, family, DeviceStatus(status), tuple(tables), *others)
+        for serial, family, status, tables, *others in rows
     ]

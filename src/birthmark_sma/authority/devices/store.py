@@ -33,9 +33,11 @@ from birthmark_sma.pki.names import fold
 from birthmark_sma.protocol.verdict import DeviceStatus
 from birthmark_sma.storage.portable_sql import choose, insert_or_update, is_any_of
 from birthmark_sma.storage.schema import (
+    OUT_OF_ORDER,
     device_family_counters,
     earlier_certificates,
     re_enrolments,
+    revoked_certificates,
 )
 from birthmark_sma.storage.schema import registered_devices as devices
 
@@ -101,6 +103,9 @@ class DeviceSql(Protocol):
 
     def hold_inserts(self, transaction: Connection) -> None:
         """Make `await_inserts` of other transactions wait until this one has ended."""
+
+    def await_verdicts(self, transaction: Connection) -> None:
+        """Let the commit wait for the validations under way, and new ones for the commit."""
 
     def has_table(self, table_id: int) -> ColumnElement[bool]:
         """Return the condition that a key table is assigned to the device."""
@@ -230,12 +235,13 @@ def hold_registrations(transaction: Connection) -> None:
     _sql(transaction).hold_inserts(transaction)
 
 
-class RegistrationConflicts(NamedTuple):
-    """The unique fields of a new device. True means that another device has the same value."""
+def await_verdicts(transaction: Connection) -> None:
+    """Let the commit wait for the validations under way, and new validations for the commit.
 
-    device_serial: bool
-    public_key: bool
-    nuc_hash: bool
+    Call it last in a transaction that changes the status of devices. The lock lasts until the
+    transaction ends. On SQLite nothing is to do: transactions for writing run one after the other.
+    """
+    _sql(transaction).await_verdicts(transaction)
 
 
 def find_conflicts(
@@ -407,6 +413,25 @@ def count_devices(connection: Connection) -> int:
     return int(connection.execute(select(total)).scalar_one())
 
 
+def count_out_of_order(connection: Connection) -> dict[DeviceStatus, int]:
+    """Return the numbers of devices that are not active, by status. Reads only their index."""
+    rows = connection.execute(
+        select(devices.c.status, func.count())
+        .where(OUT_OF_ORDER)
+        .group_by(devices.c.status)
+        .order_by(devices.c.status)
+    )
+    return {DeviceStatus(status): number for status, number in rows}
+
+
+def list_unlisted(connection: Connection, *, limit: int) -> list[str]:
+    """Return up to `limit` serials of devices that are not active, with unrevoked certificates."""
+    number = revoked_certificates.c.certificate_serial
+    is_listed = exists().where(number == devices.c.certificate_serial)
+    unlisted = select(devices.c.device_serial).where(OUT_OF_ORDER, ~is_listed)
+    return list(connection.execute(unlisted.limit(limit)).scalars())
+
+
 def count_by_family(connection: Connection) -> dict[str, int]:
     """Return the number of devices by family, from the counters, largest first."""
     rows = connection.execute(
@@ -415,19 +440,6 @@ def count_by_family(connection: Connection) -> dict[str, int]:
         )
     )
     return {row.device_family: row.devices for row in rows}
-
-
-def set_status(
-    transaction: Connection, device_serial: str, *, old: DeviceStatus, new: DeviceStatus
-) -> bool:
-    """Change a device's status from `old` to `new`; return False if it was not `old`."""
-    # Compare and set: of two processes that change a status, only one succeeds.
-    changed = transaction.execute(
-        update(devices)
-        .where(devices.c.device_serial == device_serial, devices.c.status == old.value)
-        .values(status=new.value)
-    )
-    return changed.rowcount == 1
 
 
 def _device(row: Row[Any]) -> Device:

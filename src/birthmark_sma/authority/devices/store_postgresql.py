@@ -10,6 +10,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, any_, literal, text
 
+from birthmark_sma.storage.locks import AdvisoryLock
 from birthmark_sma.storage.postgresql.arrays import TRUE, ColumnArrays
 from birthmark_sma.storage.postgresql_driver import NamedStatement
 from birthmark_sma.storage.schema import registered_devices as devices
@@ -23,6 +24,10 @@ ON CONFLICT DO NOTHING RETURNING provisioning_id
     names=_COLUMNS.names,
     values=_COLUMNS.values,
     arrays=_COLUMNS.arrays,
+)
+# Sent with COMMIT, so that validations wait for no round trip of this program.
+_AWAIT_VERDICTS = NamedStatement(
+    "SELECT pg_advisory_xact_lock({lock})", lock=str(AdvisoryLock.VERDICTS.value)
 )
 _in_order = itemgetter(*(each.name for each in devices.columns))
 # The exact serial is compared as well, because rows that operators inserted have no folded serial.
@@ -56,6 +61,17 @@ def hold_inserts(transaction: Connection) -> None:
     """Make `await_inserts` of other transactions wait until this one has ended."""
     # The weakest lock that conflicts with FOR UPDATE. Many transactions can hold it at once.
     transaction.execute(text("SELECT id FROM authority FOR KEY SHARE"))
+
+
+def await_verdicts(transaction: Connection) -> None:
+    """Let the commit wait for the validations under way, and new ones for the commit.
+
+    If this program or its network stops before the commit, the server ends the transaction after
+    three seconds: all validations wait for it, for up to 4.8 seconds.
+    """
+    transaction.execute(text("SET LOCAL idle_in_transaction_session_timeout = '3s'"))
+    transaction.execute(text("SET LOCAL lock_timeout = '10s'"))
+    _AWAIT_VERDICTS.run_at_commit(transaction)
 
 
 def has_table(table_id: int) -> ColumnElement[bool]:

@@ -45,6 +45,10 @@ def hold_inserts(transaction: Connection) -> None:
     """Do nothing, for the same reason."""
 
 
+def await_verdicts(transaction: Connection) -> None:
+    """Do nothing: a batch of validations has the write lock for its whole transaction."""
+
+
 def has_table(table_id: int) -> ColumnElement[bool]:
     """Return the condition that a key table is assigned to the device."""
     assigned = func.json_each(_devices.table_assignments).table_valued("value")

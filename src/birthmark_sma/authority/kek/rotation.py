@@ -16,9 +16,10 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import IntegrityError
 
 from birthmark_sma.authority.ca import store as ca_store
-from birthmark_sma.authority.ca.crl_publication import publish_root_crl
+from birthmark_sma.authority.ca.crl_publication import publish_root_crls
 from birthmark_sma.authority.ca.intermediate_key import open_ca_key, seal_ca_key
 from birthmark_sma.authority.ca.root_key_file import PassphraseChange
+from birthmark_sma.authority.ca.store import CaRole, StoredCa
 from birthmark_sma.authority.kek import store as kek_store
 from birthmark_sma.authority.kek.passphrase_file import find_passphrase
 from birthmark_sma.authority.kek.passphrase_policy import check_new_passphrase
@@ -117,12 +118,13 @@ def count_outdated(connection: Connection) -> Counts:
     A CA key in the older form (PKCS#8 under the passphrase) counts too.
     """
     newest = kek_store.newest_kek_id(connection)
-    intermediate = ca_store.find_ca(connection, "intermediate")
-    sealed = intermediate is not None and intermediate.encrypted_private_key is None
     return Counts(
         key_tables=_others(key_table_store.count_by_kek(connection), newest),
         first_answers=_others(idempotency_store.count_by_kek(connection), newest),
-        ca_keys=0 if sealed and intermediate and intermediate.kek_id == newest else 1,
+        ca_keys=sum(
+            each.kek_id != newest or each.encrypted_private_key is not None
+            for each in _intermediates(connection)
+        ),
         nuc_hash_keys=sum(r.kek_id != newest for r in kek_store.list_keks(connection)),
     )
 
@@ -161,16 +163,21 @@ class _Rotation:
         successor = self._successor(records[-1], keks, plan) if newest is None else None
         self._before()
         # 1. Write the files first: a disk that is full or read-only fails here, before any change.
-        root_signer = plan.root_key.opened(plan.passphrases)
+        root_signers = [
+            signer
+            for each in plan.root_keys
+            if (signer := each.opened(plan.passphrases)) is not None
+        ]
         plan.prepare_files()
-        if root_signer is not None:  # each command that loads the root's key publishes its CRL
-            publish_root_crl(self._database, root_signer)
+        # Each command that loads the key of a root publishes its CRL.
+        publish_root_crls(self._database, root_signers)
         # 2. Add the new key to the chain of keys.
         if successor is not None:
             self._begin(keks, *successor)
             with self._database.read() as connection:
                 # `_begin` has wrapped the CA's key already: count it as one of this run.
-                before = replace(count_outdated(connection), ca_keys=1)
+                counted = count_outdated(connection)
+                before = replace(counted, ca_keys=len(_intermediates(connection)))
         began = time.monotonic()
         with self._database.read() as connection:
             keks.follow(connection)
@@ -186,7 +193,11 @@ class _Rotation:
         self._database.truncate_wal()  # SQLite's log may hold values under the old key
         # 6. The files of the root's key and of the old passphrase last: they stay as they are until
         # the rotation of the database is complete.
-        root_key = plan.root_key.put_in_place()
+        # The first one that is here tells what became of them: all have one passphrase.
+        root_key = max(
+            (each.put_in_place() for each in plan.root_keys),
+            key=lambda change: change is not PassphraseChange.NOT_HERE,
+        )
         if plan.file is not None:
             plan.file.keep_old()
         with self._database.read() as connection:
@@ -215,7 +226,7 @@ class _Rotation:
         return new, successor
 
     def _begin(self, keks: KeyEncryptionKeys, new: KeyEncryptionKey, successor: KekRecord) -> None:
-        """Add the new key to the chain, and wrap the CA's key under it.
+        """Add the new key to the chain, and wrap the keys of the intermediates under it.
 
         Both in one transaction, after which either secret opens everything.
         """
@@ -224,28 +235,22 @@ class _Rotation:
         def begin(transaction: Connection) -> None:
             if not kek_store.add_successor(transaction, successor, old.wrap_key(new)):
                 raise RotationError("Another rotation has just begun. Wait until it has ended.")
-            self._seal_ca_key(transaction, keks, new)
+            self._seal_ca_keys(transaction, keks, new)
 
         self._database.transact(begin, erase=True)
 
-    def _seal_ca_key(
+    def _seal_ca_keys(
         self, transaction: Connection, keks: KeyEncryptionKeys, kek: KeyEncryptionKey
     ) -> None:
-        intermediate = ca_store.find_ca(transaction, "intermediate")
-        if intermediate is None:
-            raise NotInitialisedError
-        if intermediate.kek_id == kek.kek_id and intermediate.encrypted_private_key is None:
-            return
-        signer = open_ca_key(
-            transaction, intermediate, keks, lambda: find_passphrase(self._settings)
-        )
-        ca_store.put_sealed_key(
-            transaction, intermediate.name, seal_ca_key(signer, kek), kek.kek_id
-        )
+        for ca in _intermediates(transaction):
+            if ca.kek_id == kek.kek_id and ca.encrypted_private_key is None:
+                continue
+            signer = open_ca_key(transaction, ca, keks, lambda: find_passphrase(self._settings))
+            ca_store.put_sealed_key(transaction, ca.name, seal_ca_key(signer, kek), kek.kek_id)
 
     def _rewrap(self, keks: KeyEncryptionKeys, before: Counts, progress: Progress) -> None:
         self._database.transact(
-            lambda transaction: self._seal_ca_key(transaction, keks, keks.newest), erase=True
+            lambda transaction: self._seal_ca_keys(transaction, keks, keks.newest), erase=True
         )
         total, done = before.key_tables + before.first_answers, 0
         for rewrap_some in (_rewrap_tables, _AnswersInOrder()):
@@ -275,6 +280,10 @@ class _Rotation:
             "Servers still wrap values under the old key. If one of them is an older program, stop"
             " it. Then type the same command again."
         )
+
+
+def _intermediates(connection: Connection) -> list[StoredCa]:
+    return [each for each in ca_store.list_cas(connection) if each.role is CaRole.INTERMEDIATE]
 
 
 def _rewrap_tables(transaction: Connection, keks: KeyEncryptionKeys) -> int:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from birthmark_sma.authority.ca.ceremony import root_key_file
+from birthmark_sma.authority.ca.ceremony import root_key_files
 from birthmark_sma.authority.ca.root_key_file import RootKey
 from birthmark_sma.authority.kek.passphrase_file import PassphraseFile, find_passphrase
 from birthmark_sma.authority.kek.sources import KekSecret
@@ -37,14 +37,17 @@ class RotationPlan:
     new: KekSecret
     new_passphrase: bytes | None = field(repr=False)
     file: PassphraseFile | None
-    root_key: RootKey
+    root_keys: tuple[RootKey, ...] = field(repr=False)
+    """The files of the roots' keys, the first root's first."""
     keeps_passphrase: bool
     """True if CA_PASSWORD stays, because the new key comes from a file or a command."""
 
     @property
     def is_unfinished(self) -> bool:
         """True if there are files of a rotation that its last step would remove."""
-        return self.root_key.is_pending or (self.file is not None and self.file.has_old)
+        return any(each.is_pending for each in self.root_keys) or (
+            self.file is not None and self.file.has_old
+        )
 
     @property
     def old_passphrases(self) -> list[bytes]:
@@ -94,14 +97,16 @@ class RotationPlan:
         try:
             if self.file is not None:
                 self.file.prepare(self.new_passphrase)
-            self.root_key.prepare(old)
+            for root_key in self.root_keys:
+                root_key.prepare(old)
         except Exception:
             for path in self._leftovers() - before:
                 path.unlink()
             raise
 
     def _leftovers(self) -> set[Path]:
-        return {*self.root_key.leftovers, *(self.file.leftovers if self.file is not None else ())}
+        roots = (path for each in self.root_keys for path in each.leftovers)
+        return {*roots, *(self.file.leftovers if self.file is not None else ())}
 
 
 def make_plan(settings: Settings, new: NewSecret, records: Sequence[KekRecord]) -> RotationPlan:
@@ -133,7 +138,7 @@ def make_plan(settings: Settings, new: NewSecret, records: Sequence[KekRecord]) 
         new=KekSecret.new(new, lambda: passphrase or b""),
         new_passphrase=passphrase,
         file=file,
-        root_key=RootKey(root_key_file(settings), passphrase),
+        root_keys=tuple(RootKey(each, passphrase) for each in root_key_files(settings)),
         keeps_passphrase=by_key and new.new_ca_password is None,
     )
 
@@ -143,7 +148,7 @@ def _kept_passphrase(settings: Settings, file: PassphraseFile | None) -> bytes |
 
     Return None if there are no such files, or if no passphrase is given.
     """
-    pending = RootKey(root_key_file(settings), None).is_pending
+    pending = any(RootKey(each, None).is_pending for each in root_key_files(settings))
     if not pending and (file is None or not file.leftovers):
         return None
     try:

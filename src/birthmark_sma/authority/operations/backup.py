@@ -220,5 +220,4 @@ def _describe(connection: Connection, kind: str, major: int | None, progress: Pr
 
 def fingerprints(connection: Connection) -> dict[str, str]:
     """Return the SHA-256 fingerprints (hex) of the authority's certificates, by name."""
-    found = [ca_store.find_ca(connection, name) for name in ("root", "intermediate")]
-    return {ca.name: ca.load().fingerprint(SHA256()).hex() for ca in found if ca is not None}
+    return {ca.name: ca.load().fingerprint(SHA256()).hex() for ca in ca_store.list_cas(connection)}

@@ -43,12 +43,12 @@ FORMAT = 1
 _CHUNK = 1 << 20
 _HEX = r"^([0-9a-f]{2})+$"
 _MOST_BYTES = 1 << 20  # of a manifest that is read
-FileName = Literal[
-    "database.sqlite",
-    "database.dump",
-    "ca-password",
-    "ca-password.previous",
-    "simulated-mfg-root-ca.key",
+FileName = Annotated[
+    str,
+    Field(
+        pattern=r"^(database\.sqlite|database\.dump|ca-password(\.previous)?"
+        r"|simulated-mfg-root-ca(-[2-9][0-9]{0,3})?\.key)$"
+    ),
 ]
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from pydantic import SecretStr
 from sqlalchemy import Connection
 
-from birthmark_sma.authority.ca.ceremony import root_key_file
+from birthmark_sma.authority.ca.ceremony import root_key_files
 from birthmark_sma.authority.ca.root_key_file import RootKey
 from birthmark_sma.authority.kek.passphrase_file import (
     PASSPHRASE_FILE,
@@ -272,12 +272,13 @@ def _put_in_place(
 
 
 def _reinstate(settings: Settings, passphrase: bytes) -> None:
-    """Make a previous passphrase current again, and re-encrypt the root's key file with it."""
+    """Make a previous passphrase current again, and re-encrypt the root's key files with it."""
     file = PassphraseFile.of(settings)
-    root_key = RootKey(root_key_file(settings), passphrase)
-    with suppress(ConfigurationError):  # a key file with another passphrase stays unchanged
-        root_key.prepare([file.current(), *file.list_previous()])
-        root_key.put_in_place()
+    for path in root_key_files(settings):
+        root_key = RootKey(path, passphrase)
+        with suppress(ConfigurationError):  # a key file with another passphrase stays unchanged
+            root_key.prepare([file.current(), *file.list_previous()])
+            root_key.put_in_place()
     file.reinstate(passphrase)
 
 

@@ -3,13 +3,14 @@
 `restore` calls `prove` before it says that a backup was restored. It must not change the database.
 """
 
+from contextlib import suppress
 from dataclasses import dataclass
 
 from cryptography import x509
 
 from birthmark_sma.authority.ca.ceremony import random_serial_number
-from birthmark_sma.authority.ca.intermediate_key import open_signer
-from birthmark_sma.authority.ca.store import load_certificates
+from birthmark_sma.authority.ca.intermediate_key import open_issuers
+from birthmark_sma.authority.ca.issuers import OpenIssuers
 from birthmark_sma.authority.devices.store import Device, sample_devices
 from birthmark_sma.authority.kek.wrapping import open_stored_secrets
 from birthmark_sma.authority.key_tables.cache import open_key_table_cache
@@ -41,7 +42,7 @@ def prove(database: Database, settings: Settings, manifest: Manifest, bar: Bar) 
     """Prove that the restored database is complete and usable; raise BackupError if it is not.
 
     1. Compare row counts, the end of the audit log and the certificates with the manifest.
-    2. Decrypt all key tables and the key of the intermediate certificate.
+    2. Decrypt all key tables and the keys of the intermediates.
     3. Verify the certificates of a random sample of devices.
     """
     check_schema(database)
@@ -62,35 +63,36 @@ def prove(database: Database, settings: Settings, manifest: Manifest, bar: Bar) 
         )
     opened = open_stored_secrets(database, settings)
     table_cache = open_key_table_cache(database, opened.keks)
-    open_signer(database, settings, opened)
+    issuers = open_issuers(database, settings, opened)
     with bar("Verifying devices", "steps") as progress:
-        devices = _verify_sample(database, table_cache.sizes, progress)
+        devices = _verify_sample(database, issuers, table_cache.sizes, progress)
     return Proof(sum(manifest.rows.values()), table_cache.sizes.tables, devices)
 
 
-def _verify_sample(database: Database, sizes: TableSizes, progress: Progress) -> int:
-    root, intermediate = (each.load() for each in load_certificates(database))
+def _verify_sample(
+    database: Database, issuers: OpenIssuers, sizes: TableSizes, progress: Progress
+) -> int:
     with database.read() as connection:
         sample = sample_devices(connection, f"{random_serial_number():x}", limit=SAMPLE)
     for done, device in enumerate(sample, 1):
-        _verify(device, root, intermediate, sizes)
+        _verify(device, issuers, sizes)
         progress(done, len(sample))
     return len(sample)
 
 
-def _verify(
-    device: Device, root: x509.Certificate, intermediate: x509.Certificate, sizes: TableSizes
-) -> None:
-    """Raise BackupError unless the device's certificate chains to the root and matches its row.
+def _verify(device: Device, issuers: OpenIssuers, sizes: TableSizes) -> None:
+    """Raise BackupError unless the device's certificate chains to a root and matches its row.
 
     Its key tables must also be tables that the authority has.
     """
     # Verified at the time of provisioning, because the certificate may have expired since.
     leaf = x509.load_pem_x509_certificate(device.device_certificate.encode())
-    try:
-        named = verify_path(leaf, [intermediate], root=root, now=device.provisioned_at)
-    except PathRefusedError:
-        named = ""
+    issuer = issuers.issuer(device.certificate_issuer)
+    named = ""
+    if issuer is not None:
+        root = issuers.root_of(issuer.name).certificate
+        with suppress(PathRefusedError):
+            named = verify_path(leaf, [issuer.certificate], root=root, now=device.provisioned_at)
     tables = all(sizes.has_table(table) for table in device.table_assignments)
     same_number = f"{leaf.serial_number:x}" == device.certificate_serial
     if named != device.device_serial or not (tables and same_number):

@@ -7,8 +7,14 @@ is ever lost.
 from pathlib import Path
 from typing import Final
 
-from birthmark_sma.authority.ca.ceremony import ROOT_KEY_FILE, root_key_file
+from birthmark_sma.authority.ca.ceremony import (
+    ROOT_KEY_FILE,
+    root_key_file,
+    root_key_files,
+    root_key_path,
+)
 from birthmark_sma.authority.ca.root_key_file import read_root_key
+from birthmark_sma.authority.ca.store import FIRST_ROOT
 from birthmark_sma.authority.kek.passphrase_file import (
     PASSPHRASE_FILE,
     PassphraseFile,
@@ -28,6 +34,7 @@ from birthmark_sma.runtime.secret_files import (
     write_private_file,
 )
 
+_ROOT_KEY: Final = Path(ROOT_KEY_FILE).stem
 _PREVIOUS_PASSPHRASES_FILE: Final = "ca-password.previous"
 
 
@@ -37,14 +44,32 @@ def secret_places(settings: Settings) -> dict[FileName, Path]:
     With PostgreSQL the passphrase comes from a setting, so files of passphrases belong to an
     authority on SQLite in the same data directory.
     """
-    root_key: dict[FileName, Path] = {ROOT_KEY_FILE: root_key_file(settings)}
+    root_keys: dict[FileName, Path] = {
+        _name_in_backup(settings, path): path for path in root_key_files(settings)
+    }
     if not settings.uses_sqlite:
-        return root_key
+        return root_keys
     return {
         PASSPHRASE_FILE: settings.data_dir / PASSPHRASE_FILE,
         _PREVIOUS_PASSPHRASES_FILE: PassphraseFile.of(settings).previous,
-        **root_key,
+        **root_keys,
     }
+
+
+def _name_in_backup(settings: Settings, path: Path) -> FileName:
+    """Return the name of a root's key file: that of the first root, with the root's number."""
+    number = path.stem.removeprefix(root_key_file(settings).stem)
+    return f"{_ROOT_KEY}{number}{Path(ROOT_KEY_FILE).suffix}"
+
+
+def _places_in(settings: Settings, manifest: Manifest) -> dict[FileName, Path]:
+    """Return the places of the secrets, with those of all root keys that the backup has."""
+    later = (name for name in manifest.files if name.startswith(f"{_ROOT_KEY}-"))
+    roots = {
+        name: root_key_path(settings, FIRST_ROOT + Path(name).stem.removeprefix(_ROOT_KEY))
+        for name in later
+    }
+    return secret_places(settings) | roots
 
 
 def copy_secrets(settings: Settings, folder: Path) -> dict[FileName, FileInBackup]:
@@ -52,7 +77,7 @@ def copy_secrets(settings: Settings, folder: Path) -> dict[FileName, FileInBacku
     copied = {}
     for name, place in secret_places(settings).items():
         if place.exists():
-            if name == ROOT_KEY_FILE:
+            if name.startswith(_ROOT_KEY):
                 content = read_root_key(place, lambda: find_passphrase(settings))
             else:
                 content = read_private_file(place)
@@ -63,7 +88,7 @@ def copy_secrets(settings: Settings, folder: Path) -> dict[FileName, FileInBacku
 
 def check_secrets_free(settings: Settings, folder: Path, manifest: Manifest) -> None:
     """Raise BackupPlaceTakenError if a secret of the backup would replace a different one."""
-    for name, place in secret_places(settings).items():
+    for name, place in _places_in(settings, manifest).items():
         if (
             name in manifest.files
             and name != _PREVIOUS_PASSPHRASES_FILE  # these are added to those that are there
@@ -78,7 +103,7 @@ def place_secrets(settings: Settings, folder: Path, manifest: Manifest) -> None:
 
     Only earlier passphrases are added to those that are there.
     """
-    for name, place in secret_places(settings).items():
+    for name, place in _places_in(settings, manifest).items():
         if name not in manifest.files:
             continue
         make_private_directory(place.parent)

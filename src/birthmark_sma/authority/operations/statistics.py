@@ -14,6 +14,7 @@ from sqlalchemy import Connection
 
 from birthmark_sma.authority.access import store as access_key_store
 from birthmark_sma.authority.ca import store as ca_store
+from birthmark_sma.authority.ca.store import CaRole
 from birthmark_sma.authority.devices import abuse_flags, certificates_store
 from birthmark_sma.authority.devices import store as device_store
 from birthmark_sma.authority.devices.activity import most_active
@@ -103,7 +104,7 @@ class Overview:
 
     `callers` is the number of valid access keys. `rotating` is True while there are several
     key-encryption keys. `tables_wanted` is the number of key tables that the authority should have.
-    `ca_ends` is the expiry of the intermediate certificate.
+    `ca_ends` is the expiry of the active intermediate.
     """
 
     glance: Summary
@@ -214,7 +215,7 @@ def read_overview(database: Database) -> Overview:
     with database.read() as connection:
         glance = read_glance(connection, minutes=MINUTES)
         sizes = key_table_store.find_sizes(connection)
-        intermediate = ca_store.find_ca(connection, "intermediate")
+        intermediate = ca_store.find_active(connection, CaRole.INTERMEDIATE)
         keys = access_key_store.all_keys(connection)
         return Overview(
             glance=glance,

@@ -4,12 +4,14 @@ Called by the worker processes of `sma provision-batch` (`cli.batch.workers`), o
 a call. This module must never start a thread, because its processes fork.
 """
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
 from sqlalchemy import Connection
 
+from birthmark_sma.authority.ca.store import CaRole
 from birthmark_sma.authority.devices import store as device_store
 from birthmark_sma.authority.provisioning.idempotency import StoredResponses
 from birthmark_sma.authority.provisioning.issuance import (
@@ -18,8 +20,8 @@ from birthmark_sma.authority.provisioning.issuance import (
     Provisioned,
     ProvisioningRequest,
 )
-from birthmark_sma.authority.provisioning.registration import register
-from birthmark_sma.errors import BirthmarkError, IssuerExpiredError
+from birthmark_sma.authority.provisioning.registration import MOST_ATTEMPTS, register
+from birthmark_sma.errors import BirthmarkError, IssuerChangedError, IssuerExpiredError
 from birthmark_sma.storage.engine import Database
 
 
@@ -40,13 +42,15 @@ class BulkProvisioner:
     Call `dispose_connections` before a fork, so that each process opens its own connections.
     """
 
-    root: str
-    """The authority's root certificate, PEM. It identifies the authority."""
+    roots: frozenset[str]
+    """The authority's root certificates, PEM. They identify the authority."""
 
     def __init__(
-        self, database: Database, maker: DeviceIssuer, first_answers: StoredResponses, root: str
+        self, database: Database, maker: DeviceIssuer, first_answers: StoredResponses
     ) -> None:
-        self.root = root
+        self.roots = frozenset(
+            each.stored.certificate for each in maker.issuers.cas if each.stored.role is CaRole.ROOT
+        )
         self._database = database
         self._maker = maker
         self._first_answers = first_answers
@@ -60,11 +64,28 @@ class BulkProvisioner:
 
         `keep` is called before the commit with the answers, by index of the request. If `keep`
         makes them durable, no answer is lost when the process ends: an answer is valid if and only
-        if its provisioning id is registered.
+        if its provisioning id is registered. It is called again, with other answers, if another
+        intermediate became the active one meanwhile: then nothing of the first call was committed.
 
         Raises DatabaseUnavailableError, and then the last commit may have happened or not. Raises
         IssuerExpiredError.
         """
+        for _ in range(MOST_ATTEMPTS):
+            with contextlib.suppress(IssuerChangedError):
+                return self._attempt(requests, keep)
+        raise IssuerChangedError
+
+    def _attempt(
+        self,
+        requests: Sequence[ProvisioningRequest],
+        keep: Callable[[Mapping[int, Provisioned]], None],
+    ) -> list[Outcome]:
+        """Provision requests under the active intermediate.
+
+        Raises IssuerChangedError, with nothing changed, if it is replaced before the commit.
+        """
+        with self._database.read() as connection:
+            self._maker.issuers.poll(connection)
         registered = self.registered([request.device_serial for request in requests])
         outcomes: dict[int, Outcome] = {}
         candidates: dict[int, IssuedDevice] = {}
@@ -111,6 +132,9 @@ class BulkProvisioner:
     def _register(self, candidates: Sequence[IssuedDevice]) -> list[Provisioned | BirthmarkError]:
         def work(transaction: Connection) -> list[Provisioned | BirthmarkError]:
             device_store.hold_registrations(transaction)
-            return register(transaction, candidates, self._first_answers, self._database.clock)
+            outcomes = register(transaction, candidates, self._first_answers, self._database.clock)
+            if any(isinstance(each, IssuerChangedError) for each in outcomes):
+                raise IssuerChangedError  # for all or none: they have one issuer
+            return outcomes
 
         return self._database.transact(work)

@@ -6,7 +6,6 @@ database, so that any thread or process can run it. `provisioning.registration` 
 candidate becomes a device.
 """
 
-import hashlib
 import secrets
 import threading
 import time
@@ -21,19 +20,19 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from birthmark_sma.authority.access.store import AccessKey
 from birthmark_sma.authority.ca.ceremony import random_serial_number
+from birthmark_sma.authority.ca.issuers import Issuer, OpenIssuers
 from birthmark_sma.authority.devices.store import Device
 from birthmark_sma.authority.kek.wrapping import NucHashIndex
 from birthmark_sma.authority.key_tables.cache import KeyTableCache
 from birthmark_sma.authority.provisioning.table_key_encryption import seal_table_keys
 from birthmark_sma.errors import (
     DeviceDescriptionRefusedError,
+    IssuerChangedError,
     KeyEncryptionKeyRefusedError,
     KeyRefusedError,
 )
 from birthmark_sma.pki import certificates, csr, profiles
-from birthmark_sma.pki.certificates import Publication
 from birthmark_sma.pki.keys import key_policy
-from birthmark_sma.pki.keys.ca_keys import Signer
 from birthmark_sma.pki.keys.key_policy import DeviceKey, KeyEncryptionKey
 from birthmark_sma.pki.keys.recipient_key import check_recipient
 from birthmark_sma.pki.names import check_device_serial
@@ -76,20 +75,6 @@ class Provisioned:
     simulated_nuc_hash: str | None = field(default=None, repr=False)
     table_keys: dict[str, str] | None = field(default=None, repr=False)
     sealed_secrets: str | None = field(default=None, repr=False)
-
-
-@dataclass(frozen=True, slots=True)
-class Issuer:
-    """The intermediate CA: its certificate and private key.
-
-    `chain` has the PEM certificates from the intermediate to the root. `publication` has the URLs
-    of its CRL and certificate, or None if the authority has no public URL.
-    """
-
-    certificate: x509.Certificate
-    signer: Signer
-    chain: tuple[str, ...]
-    publication: Publication | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,19 +139,18 @@ class DeviceIssuer:
     profile = profiles.DEVICE
 
     def __init__(
-        self, table_cache: KeyTableCache, nuc_hash_index: NucHashIndex, issuer: Issuer
+        self, table_cache: KeyTableCache, nuc_hash_index: NucHashIndex, issuers: OpenIssuers
     ) -> None:
         self._table_cache = table_cache
         self._nuc_hash_index = nuc_hash_index
-        self._issuer = issuer
-        self._ca_keys = _ca_keys(issuer)
+        self.issuers = issuers
         # Key tables must be assigned unpredictably (`assign_tables`), never with `random.Random`.
         self._random = secrets.SystemRandom()
 
     @property
     def takes_long(self) -> bool:
         """Return True if a signature takes about a millisecond (RSA), while other threads run."""
-        return self._issuer.signer.takes_long
+        return self.issuers.active.signer.takes_long
 
     def check(self, request: ProvisioningRequest) -> CheckedRequest:
         """Check everything about a request that needs no database.
@@ -200,7 +184,8 @@ class DeviceIssuer:
         Raises IssuerExpiredError if the intermediate's certificate is not valid at `now`.
         """
         request = checked.request
-        certificate = self.issue_certificate(checked, now)
+        issuer = self.issuers.active
+        certificate = self.issue_certificate(checked, issuer, now)
         device = Device(
             device_serial=request.device_serial,
             nuc_hash=checked.nuc_hash_index,
@@ -217,6 +202,7 @@ class DeviceIssuer:
             provisioning_id=f"PROV-{now:%Y%m%d}-{secrets.token_hex(8).upper()}",
             provisioned_at=now,
             certificate_expires_at=certificate.not_valid_after_utc,
+            certificate_issuer=issuer.name,
         )
         answer = self._answer(device, checked)
         return IssuedDevice(
@@ -269,26 +255,28 @@ class DeviceIssuer:
     def _check_is_secret(self, key: DeviceKey | KeyEncryptionKey) -> None:
         check_is_secret(key)
         # A device must never get a certificate for a key of a CA.
-        if key_policy.fingerprint(key) in self._ca_keys:
+        if key_policy.fingerprint(key) in self.issuers.key_fingerprints:
             raise KeyRefusedError("This is a key of the authority itself: send the device's own.")
 
-    def issue_certificate(self, checked: CheckedRequest, now: datetime) -> x509.Certificate:
+    def issue_certificate(
+        self, checked: CheckedRequest, issuer: Issuer, now: datetime
+    ) -> x509.Certificate:
         """Sign a certificate for a checked request. Raises IssuerExpiredError as `make` does."""
         prepared = certificates.prepare_device(
             checked.public_key,
             checked.request.device_serial,
-            issuer=self._issuer.certificate,
+            issuer=issuer.certificate,
             now=now,
             serial_number=random_serial_number(),
-            publication=self._issuer.publication,
+            publication=issuer.publication,
             profile=self.profile,
         )
-        return certificates.sign(prepared, self._issuer.signer, issuer=self._issuer.certificate)
+        return certificates.sign(prepared, issuer.signer, issuer=issuer.certificate)
 
     def _answer(self, device: Device, checked: CheckedRequest) -> Provisioned:
         answer = Provisioned(
             device_certificate=device.device_certificate,
-            certificate_chain=self._issuer.chain,
+            certificate_chain=self.chain_of(device),
             table_assignments=device.table_assignments,
             provisioning_id=device.provisioning_id,
             provisioned_at=device.provisioned_at,
@@ -300,10 +288,15 @@ class DeviceIssuer:
         sealed = self._seal(device, checked.recipient, {"nuc_hash": nuc_hash})
         return replace(answer, sealed_secrets=sealed)
 
-    @property
-    def chain(self) -> tuple[str, ...]:
-        """Return the PEM certificates from the issuer to the root."""
-        return self._issuer.chain
+    def chain_of(self, device: Device) -> tuple[str, ...]:
+        """Return the PEM certificates from the issuer of a device's certificate to its root.
+
+        Raises IssuerChangedError if another process has just made the issuer.
+        """
+        issuer = self.issuers.issuer(device.certificate_issuer)
+        if issuer is None:
+            raise IssuerChangedError
+        return issuer.chain
 
     def seal_table_keys_of(self, device: Device, recipient: KeyEncryptionKey) -> str:
         """Return the current keys of a device's tables as compact JWE, for a renewal.
@@ -340,20 +333,6 @@ def _check_description(what: str, text: str | None) -> None:
         raise DeviceDescriptionRefusedError(
             f"{what} has 1 to {MAX_DESCRIPTION} printable characters."
         )
-
-
-def _ca_keys(issuer: Issuer) -> frozenset[bytes]:
-    """Return the SHA-256 fingerprints of the public keys of the intermediate and all CAs above."""
-    authorities = [
-        issuer.certificate,
-        *(x509.load_pem_x509_certificate(pem.encode()) for pem in issuer.chain),
-    ]
-    return frozenset(
-        hashlib.sha256(
-            certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-        ).digest()
-        for certificate in authorities
-    )
 
 
 def _public_pem(public_key: DeviceKey) -> str:

@@ -14,7 +14,8 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import IntegrityError
 
 from birthmark_sma.authority.access.store import AccessKey
-from birthmark_sma.authority.devices import re_enrolments
+from birthmark_sma.authority.ca import crl_store
+from birthmark_sma.authority.devices import certificates_store, re_enrolments
 from birthmark_sma.authority.devices import store as device_store
 from birthmark_sma.authority.devices.store import Device
 from birthmark_sma.authority.provisioning import enrolment
@@ -93,6 +94,8 @@ def replace_all(
         errors[candidate.provisioning_id] = error
         lost.append(candidate)
     enrolment.give_back(transaction, lost)
+    if len(errors) < len(candidates):
+        crl_store.raise_generation(transaction)
     return errors
 
 
@@ -118,9 +121,10 @@ def _replace(
     if refusal is not None:
         return refusal
     # All earlier certificates: a lost key of one that a renewal left valid must not renew it.
-    return replace_certificate(
-        transaction, old, new, now=now, replaced_by=allowed_by, supersede=True
-    )
+    error = replace_certificate(transaction, old, new, now=now, replaced_by=allowed_by)
+    if error is None:
+        certificates_store.supersede_earlier(transaction, [old.device_serial], now)
+    return error
 
 
 def _is_allowed(connection: Connection, request: ProvisioningRequest, device: Device) -> bool:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from sqlalchemy import Connection
 
+from birthmark_sma.authority.ca import store as ca_store
 from birthmark_sma.authority.devices import store as device_store
 from birthmark_sma.authority.devices.store import Device
 from birthmark_sma.authority.provisioning import enrolment, idempotency_store, re_enrolment
@@ -21,11 +22,15 @@ from birthmark_sma.authority.provisioning.replacement import refuse_key, refuse_
 from birthmark_sma.errors import (
     BirthmarkError,
     DeviceAlreadyProvisionedError,
+    IssuerChangedError,
     NucHashInUseError,
     PublicKeyInUseError,
 )
 from birthmark_sma.pki.names import fold
 from birthmark_sma.storage.clock import DatabaseClock
+
+MOST_ATTEMPTS = 5
+"""How often a certificate is made again because another intermediate became the active one."""
 
 
 def register(
@@ -37,13 +42,25 @@ def register(
     """Register a batch; return the outcome of each candidate, in their order.
 
     An outcome is the candidate's own response, the stored response of the first request with its
-    Idempotency-Key, or an error, which says why it was not registered.
+    Idempotency-Key, or an error, which says why it was not registered. IssuerChangedError means
+    that another intermediate is active than the one that signed: make the certificate again.
     """
+    # The lock makes a succession of intermediates wait for this transaction, so no certificate is
+    # registered under an intermediate that signs no more.
+    active = ca_store.lock_active_intermediate(transaction)
+    outdated: dict[str, Provisioned | BirthmarkError] = {
+        c.provisioning_id: IssuerChangedError()
+        for c in candidates
+        if c.device.certificate_issuer != active
+    }
     # First of all, so that an expired Idempotency-Key can be claimed again.
     idempotency_store.forget_before(transaction, clock.expired_before(IDEMPOTENCY_PERIOD))
     # Lock order: all processes insert in the order of the folded serials, which are unique. This
     # prevents a deadlock.
-    ordered = sorted(candidates, key=lambda candidate: fold(candidate.device.device_serial))
+    ordered = sorted(
+        (c for c in candidates if c.provisioning_id not in outdated),
+        key=lambda candidate: fold(candidate.device.device_serial),
+    )
     repeated = first_answers.claim(transaction, ordered)
     new = [c for c in ordered if c.provisioning_id not in repeated]
     errors = _refuse_recipients(transaction, new)
@@ -56,7 +73,7 @@ def register(
     # A repeat of a request that was refused in this batch gets the same error.
     freed = {idempotency_storage_key(c.request): errors[c.provisioning_id] for c in refused}
     outcomes: dict[str, Provisioned | BirthmarkError] = {c.provisioning_id: c.answer for c in new}
-    outcomes |= errors
+    outcomes |= errors | outdated
     for candidate in candidates:
         first = repeated.get(candidate.provisioning_id)
         if isinstance(first, Provisioned):

@@ -32,12 +32,11 @@ def replace_certificate(
     *,
     now: datetime,
     replaced_by: str,
-    supersede: bool,
 ) -> BirthmarkError | None:
     """Make `new` the identity of the device `old`. Return an error if its key is another device's.
 
-    With `supersede` every earlier certificate of the device is revoked, so that one stays valid.
-    Otherwise the old one stays valid to its end. Run it in a savepoint, and roll that back after an
+    The old certificate stays valid to its end, unless the caller revokes it in this transaction
+    (`certificates_store.supersede_earlier`). Run it in a savepoint, and roll that back after an
     error. Raises sqlalchemy.exc.IntegrityError if another device has the key or the NUC hash.
     """
     certificates_store.add_earlier(transaction, _as_earlier(old, now, replaced_by))
@@ -45,8 +44,6 @@ def replace_certificate(
     # After the UPDATE, which waits for another device that gives up this key in the same moment.
     if device_store.had_key(transaction, new.public_key_fingerprint, other_than=new.device_serial):
         return PublicKeyInUseError()
-    if supersede:
-        certificates_store.supersede_earlier(transaction, new.device_serial, now)
     return None
 
 

@@ -10,6 +10,7 @@ race. No response must leave before the commit, and a refused request must leave
 """
 
 import asyncio
+import contextlib
 import logging
 import os
 from collections import Counter
@@ -33,13 +34,18 @@ from birthmark_sma.authority.provisioning.issuance import (
     Provisioned,
     ProvisioningRequest,
 )
-from birthmark_sma.authority.provisioning.registration import find_conflict, register
+from birthmark_sma.authority.provisioning.registration import (
+    MOST_ATTEMPTS,
+    find_conflict,
+    register,
+)
 from birthmark_sma.authority.server_metrics import PROVISIONINGS, Outcome, ServerMetrics
 from birthmark_sma.errors import (
     BirthmarkError,
     ConflictError,
     DatabaseUnavailableError,
     DeviceAlreadyProvisionedError,
+    IssuerChangedError,
     PoolFullError,
     ShuttingDownError,
 )
@@ -153,16 +159,22 @@ class Provisioner:
         outcome = Outcome.FAILED
         try:
             with self.admitted(caller):
-                # Two steps, so that no signing thread waits for a commit.
-                registering = await asyncio.wrap_future(self.start(self._sign, request))
-                provisioned = await asyncio.wrap_future(registering.response)
-            outcome = registering.judge(provisioned)
+                provisioned, outcome = await self._provision(request)
             return provisioned
         except BirthmarkError as error:
             outcome = classify(error)
             raise
         finally:
             self._figures.provisioned(outcome)
+
+    async def _provision(self, request: ProvisioningRequest) -> tuple[Provisioned, Outcome]:
+        for _ in range(MOST_ATTEMPTS):
+            # Two steps, so that no signing thread waits for a commit.
+            registering = await asyncio.wrap_future(self.start(self._sign, request))
+            with contextlib.suppress(IssuerChangedError):
+                provisioned = await asyncio.wrap_future(registering.response)
+                return provisioned, registering.judge(provisioned)
+        raise IssuerChangedError
 
     def provision_device(self, request: ProvisioningRequest) -> Provisioned:
         """Provision a device, for a thread. Return the response once the device is durable.
@@ -175,10 +187,13 @@ class Provisioner:
         EnrolmentRefusedError, IdempotencyKeyReusedError, PoolFullError, ShuttingDownError and
         DatabaseUnavailableError.
         """
-        registering = self._sign(request)
-        provisioned = registering.response.result()
-        registering.judge(provisioned)
-        return provisioned
+        for _ in range(MOST_ATTEMPTS):
+            registering = self._sign(request)
+            with contextlib.suppress(IssuerChangedError):
+                provisioned = registering.response.result()
+                registering.judge(provisioned)
+                return provisioned
+        raise IssuerChangedError
 
     @property
     def writer(self) -> GroupCommit[Any, Any]:
@@ -228,6 +243,8 @@ class Provisioner:
         and the comparison in `re_enrolment` do, in the writer's transaction.
         """
         with self._database.read(QUICK_SECONDS) as connection:
+            # Before the signature: another process may have changed the active intermediate.
+            self._maker.issuers.poll(connection)
             found: Device | BirthmarkError | None = find_conflict(
                 connection,
                 request.device_serial,
@@ -300,6 +317,6 @@ def classify(error: BirthmarkError) -> Outcome:
         return Outcome.CONFLICT
     if isinstance(error, PoolFullError | ShuttingDownError):
         return Outcome.OVERLOADED
-    if isinstance(error, DatabaseUnavailableError):
+    if isinstance(error, DatabaseUnavailableError | IssuerChangedError):
         return Outcome.UNAVAILABLE
     return Outcome.REFUSED

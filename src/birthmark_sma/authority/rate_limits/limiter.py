@@ -5,11 +5,11 @@ in memory: of its one process (`memory_store`), or of all its processes (`shared
 is configured, a request that memory allows must also be allowed there (`redis_store`); while Redis
 is unavailable, memory decides alone.
 
-Four kinds of units are consumed before the work: `provision`, `validate` (one unit for each camera
-token), `admin` and `renew`, whose callers are the devices themselves. Their allowance is spread
-over its window (`rates.burst_of`). Two kinds are
-counted after the fact, and then refuse the next requests: `failures` are the FAILs of a caller,
-`guesses` are the wrong credentials from an address.
+Five kinds of units are consumed before the work: `provision`, `validate` (one unit for each camera
+token), `admin`, `renew`, whose callers are the devices themselves, and `ocsp` (one for each
+response that only its caller can use). Their allowance is spread over its window
+(`rates.burst_of`). Two kinds are counted after the fact, and then refuse the next requests:
+`failures` are the FAILs of a caller, `guesses` are the wrong credentials from an address.
 
 Requests in progress may still FAIL, so a check before the work is not enough. The validation thread
 therefore calls `reserve_failures` for each request. With Redis, each request also reserves its
@@ -64,6 +64,7 @@ class Kind(StrEnum):
     ADMIN = "admin"
     FAILURES = "failures"
     GUESSES = "guesses"
+    OCSP = "ocsp"
     RENEW = "renew"
 
 
@@ -73,14 +74,16 @@ DEFAULTS: Mapping[Kind, str] = {
     Kind.ADMIN: "600/minute",
     Kind.FAILURES: "6000/minute",
     Kind.GUESSES: "60/minute",
+    Kind.OCSP: "6000/minute",
     Kind.RENEW: "10/hour; 20/day",
 }
 """The limits if access is by keys, or if other machines can reach the server.
 
 `validate` is 5,000 tokens a second on average, about as much as one process can validate.
 `failures` is one in fifty of these: an aggregation server does not forge the tokens that it passes
-on. `renew` is for one device, which renews once in months, and a few times more if an operator
-orders that. The other limits are far above what people and probes need."""
+on. `ocsp` is 100 signatures a second, of about 0.1 ms each. `renew` is for one device, which renews
+once in months, and a few times more if an operator orders that. The other limits are far above what
+people and probes need."""
 
 _UNITS = {
     Kind.PROVISION: "devices",
@@ -88,6 +91,7 @@ _UNITS = {
     Kind.ADMIN: "requests",
     Kind.FAILURES: "camera tokens that FAIL",
     Kind.GUESSES: "wrong credentials",
+    Kind.OCSP: "OCSP requests that need a signature of their own",
     Kind.RENEW: "renewals of this device",
 }
 

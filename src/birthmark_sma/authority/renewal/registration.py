@@ -5,7 +5,7 @@ first has done, and so does a revocation. Each candidate has a savepoint of its 
 refused leaves no change.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
@@ -13,10 +13,11 @@ from cryptography import x509
 from sqlalchemy import Connection
 from sqlalchemy.exc import IntegrityError
 
+from birthmark_sma.authority.ca import crl_store
 from birthmark_sma.authority.ca import store as ca_store
 from birthmark_sma.authority.devices import certificates_store
 from birthmark_sma.authority.devices import store as device_store
-from birthmark_sma.authority.devices.certificates_store import RevokedAt
+from birthmark_sma.authority.devices.certificates_store import Revocation
 from birthmark_sma.authority.devices.store import Device
 from birthmark_sma.authority.provisioning.replacement import (
     refuse_key,
@@ -26,6 +27,7 @@ from birthmark_sma.authority.provisioning.replacement import (
 from birthmark_sma.authority.renewal.rules import RegisteredCertificate, find_refusal
 from birthmark_sma.errors import (
     BirthmarkError,
+    IssuerChangedError,
     KeyRefusedError,
     PublicKeyInUseError,
     RenewalOutdatedError,
@@ -60,7 +62,7 @@ class IssuedRenewal:
 
     `presented` is the serial number of the certificate that the device presented. `device` is the
     device with its new certificate; for a repetition (`is_new` is False) it has the certificate
-    that it got before. `make_answer` makes the response again for another certificate.
+    that it got before.
     """
 
     presented: str
@@ -70,14 +72,19 @@ class IssuedRenewal:
     is_new: bool
     recipient_fingerprint: bytes | None
     answer: Renewed
-    make_answer: Callable[[Device], Renewed] = field(repr=False)
 
 
 def register_renewals(
     transaction: Connection, candidates: Sequence[IssuedRenewal], grace: timedelta
 ) -> list[Renewed | BirthmarkError]:
-    """Register a batch of renewals; return the outcome of each, in their order."""
+    """Register a batch of renewals; return the outcome of each, in their order.
+
+    RenewalOutdatedError and IssuerChangedError mean that something came between: sign again.
+    """
+    # As in the registration of new devices: this intermediate stays the active one until the end.
+    active = ca_store.lock_active_intermediate(transaction)
     now = database_time(transaction)
+    superseding = []
     outcomes: dict[int, Renewed | BirthmarkError] = {}
     # Lock order: that of the registration of new devices, which prevents a deadlock.
     for place, candidate in sorted(
@@ -85,20 +92,31 @@ def register_renewals(
     ):
         savepoint = transaction.begin_nested()
         try:
-            outcome = _renew(transaction, candidate, now, grace)
+            outcome = _renew(transaction, candidate, active, now, grace)
         except IntegrityError:  # another device has just registered this key
             outcome = PublicKeyInUseError()
         if isinstance(outcome, BirthmarkError):
             savepoint.rollback()
         else:
             savepoint.commit()
+            if candidate.supersede:
+                superseding.append(candidate.device.device_serial)
         outcomes[place] = outcome
+    # A repetition revokes only what the first request left valid. Thus a device that repeats itself
+    # causes no new CRLs.
+    if superseding and certificates_store.supersede_earlier(transaction, superseding, now):
+        crl_store.raise_generation(transaction)
     return [outcomes[place] for place in range(len(candidates))]
 
 
 def _renew(
-    transaction: Connection, candidate: IssuedRenewal, now: datetime, grace: timedelta
+    transaction: Connection,
+    candidate: IssuedRenewal,
+    active: str | None,
+    now: datetime,
+    grace: timedelta,
 ) -> Renewed | BirthmarkError:
+    """Register a renewal, unless its device has this certificate already. Revoke nothing."""
     found = find_certificate(transaction, candidate.presented, lock=candidate.device.device_serial)
     if found is None:
         return RenewalRefusedError("This certificate is not registered any more.")
@@ -110,24 +128,24 @@ def _renew(
     )
     if refusal is not None:
         return refusal
-    old = found.device
-    if found.is_exchanged(candidate.csr_sha256):
-        if candidate.supersede:
-            certificates_store.supersede_earlier(transaction, old.device_serial, now)
-        is_same = old.certificate_serial == candidate.device.certificate_serial
-        answer = candidate.answer if is_same else candidate.make_answer(old)
-        return replace(answer, is_repetition=True)
-    if not candidate.is_new:
+    is_answered = found.device.certificate_serial == candidate.device.certificate_serial
+    if found.is_exchanged(candidate.csr_sha256) and is_answered:
+        return replace(candidate.answer, is_repetition=True)
+    # The device was renewed in another way since, or an equal request was registered first.
+    if not candidate.is_new or found.is_exchanged(candidate.csr_sha256):
         return RenewalOutdatedError()
+    if candidate.device.certificate_issuer != active:
+        return IssuerChangedError()
+    return _exchange(transaction, candidate, found.device, now)
+
+
+def _exchange(
+    transaction: Connection, candidate: IssuedRenewal, old: Device, now: datetime
+) -> Renewed | BirthmarkError:
     changes = {name: getattr(candidate.device, name) for name in _NEW_FIELDS}
     # By the database's clock to the instant, as a renewal order names what was issued before it.
     new = replace(old, **changes, certificate_renewed_at=now)
-    error = replace_certificate(
-        *(transaction, old, new),
-        now=now,
-        replaced_by=REPLACED_BY,
-        supersede=candidate.supersede,
-    )
+    error = replace_certificate(transaction, old, new, now=now, replaced_by=REPLACED_BY)
     if error is not None:
         return error
     certificates_store.note_exchange(
@@ -156,7 +174,9 @@ def find_certificate(
     if device is not None and device.certificate_serial == certificate_serial:
         revoked = ca_store.find_revocation(connection, certificate_serial)
         revocation = (
-            None if revoked is None else RevokedAt(revoked.revoked_at, revoked.revocation_reason)
+            None
+            if revoked is None
+            else Revocation(revoked.revoked_at, revoked.revocation_reason, revoked.invalid_since)
         )
         expires_at = device.certificate_expires_at or _read_end(device.device_certificate)
         return RegisteredCertificate(device, None, revocation, expires_at)

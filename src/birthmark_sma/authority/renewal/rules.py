@@ -7,7 +7,7 @@ All times are of the database's clock. This module must never read a clock or th
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from birthmark_sma.authority.devices.certificates_store import EarlierCertificate, RevokedAt
+from birthmark_sma.authority.devices.certificates_store import EarlierCertificate, Revocation
 from birthmark_sma.authority.devices.store import Device
 from birthmark_sma.errors import BirthmarkError, DeviceNotActiveError, RenewalRefusedError
 from birthmark_sma.protocol.verdict import DeviceStatus
@@ -25,7 +25,7 @@ class RegisteredCertificate:
 
     device: Device
     earlier: EarlierCertificate | None
-    revocation: RevokedAt | None
+    revocation: Revocation | None
     expires_at: datetime | None
 
     @property

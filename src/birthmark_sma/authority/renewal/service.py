@@ -27,6 +27,7 @@ from birthmark_sma.authority.provisioning.issuance import (
     DeviceIssuer,
     ProvisioningRequest,
 )
+from birthmark_sma.authority.provisioning.registration import MOST_ATTEMPTS
 from birthmark_sma.authority.provisioning.service import Provisioner
 from birthmark_sma.authority.renewal.proof import (
     PresentedCertificate,
@@ -47,6 +48,7 @@ from birthmark_sma.errors import (
     ConflictError,
     DatabaseUnavailableError,
     DeviceNotActiveError,
+    IssuerChangedError,
     PoolFullError,
     RateLimitedError,
     RenewalOutdatedError,
@@ -62,8 +64,6 @@ from birthmark_sma.storage.outages.retries import retry
 
 __all__ = ["RenewalRequest", "Renewed", "Renewer", "VerifiedRenewal"]
 
-_TRIES = 3
-"""How often a certificate is made because another renewal of the device came in between."""
 _UNKNOWN = (
     "This certificate is not registered here. Present the certificate that this authority issued to"
     " the device."
@@ -145,12 +145,13 @@ class Renewer:
     async def renew(self, verified: VerifiedRenewal, caller: str | None) -> Renewed:
         """Return the new certificate once it is durable, or the one of the first such request.
 
-        Raises PkiError for a refused CSR or key, PublicKeyInUseError, RenewalOutdatedError after
-        three tries, and the errors of `verify`.
+        Raises PkiError for a refused CSR or key, PublicKeyInUseError, the errors of `verify`, and
+        RenewalOutdatedError or IssuerChangedError if another renewal of the device or another
+        intermediate came between in every attempt.
         """
         with self._provisioner.admitted(caller):
-            for _ in range(_TRIES - 1):
-                with contextlib.suppress(RenewalOutdatedError):
+            for _ in range(MOST_ATTEMPTS - 1):
+                with contextlib.suppress(RenewalOutdatedError, IssuerChangedError):
                     return await self._renew(verified)
             return await self._renew(verified)
 
@@ -212,7 +213,6 @@ class Renewer:
         is_new = not known.is_exchanged(presented.csr_sha256)
         if is_new:
             device = self._certify(device, checked, now)
-        make_answer = partial(self._answer, recipient=checked.recipient)
         candidate = IssuedRenewal(
             presented=presented.certificate_serial,
             csr_sha256=presented.csr_sha256,
@@ -220,8 +220,7 @@ class Renewer:
             device=device,
             is_new=is_new,
             recipient_fingerprint=checked.recipient_fingerprint,
-            answer=make_answer(device),
-            make_answer=make_answer,
+            answer=self._answer(device, checked.recipient),
         )
         return self._provisioner.writer.submit(candidate, current_request())
 
@@ -242,6 +241,8 @@ class Renewer:
     def _check_keys(self, device: Device, checked: CheckedRequest) -> None:
         def read() -> BirthmarkError | None:
             with self._database.read(QUICK_SECONDS) as connection:
+                # Before the signature: another process may have changed the active intermediate.
+                self._maker.issuers.poll(connection)
                 return find_key_refusal(
                     connection,
                     device.device_serial,
@@ -254,7 +255,8 @@ class Renewer:
             raise refusal
 
     def _certify(self, device: Device, checked: CheckedRequest, now: datetime) -> Device:
-        certificate = self._maker.issue_certificate(checked, now)
+        issuer = self._maker.issuers.active
+        certificate = self._maker.issue_certificate(checked, issuer, now)
         return replace(
             device,
             device_certificate=certificate.public_bytes(Encoding.PEM).decode(),
@@ -264,13 +266,14 @@ class Renewer:
             ).decode(),
             public_key_fingerprint=checked.public_key_fingerprint,
             certificate_expires_at=certificate.not_valid_after_utc,
+            certificate_issuer=issuer.name,
         )
 
     def _answer(self, device: Device, recipient: KeyEncryptionKey | None) -> Renewed:
         """Return the response for the present certificate of a device."""
         return Renewed(
             device_certificate=device.device_certificate,
-            certificate_chain=self._maker.chain,
+            certificate_chain=self._maker.chain_of(device),
             table_assignments=device.table_assignments,
             # The registration of a new certificate sets the time.
             renewed_at=device.certificate_renewed_at or self._database.clock.now(),
@@ -288,7 +291,7 @@ _OUTCOMES: tuple[tuple[tuple[type[BirthmarkError], ...], RenewalOutcome], ...] =
     ((RateLimitedError,), RenewalOutcome.RATE_LIMITED),
     ((ConflictError, RenewalOutdatedError), RenewalOutcome.CONFLICT),
     ((PoolFullError, ShuttingDownError), RenewalOutcome.OVERLOADED),
-    ((DatabaseUnavailableError,), RenewalOutcome.UNAVAILABLE),
+    ((DatabaseUnavailableError, IssuerChangedError), RenewalOutcome.UNAVAILABLE),
     ((BirthmarkError,), RenewalOutcome.REFUSED),
 )
 

@@ -12,9 +12,9 @@ from datetime import datetime, timedelta
 from cryptography import x509
 
 from birthmark_sma.authority.ca import store as ca_store
+from birthmark_sma.authority.ca.issuers import Issuer
 from birthmark_sma.authority.provisioning.issuance import CheckedRequest, DeviceIssuer
 from birthmark_sma.pki import crl, profiles
-from birthmark_sma.pki.keys.ca_keys import Signer
 from birthmark_sma.storage.engine import Database
 
 _AHEAD: ContextVar[timedelta] = ContextVar("clock_ahead", default=timedelta())
@@ -39,25 +39,29 @@ class SandboxDeviceIssuer(DeviceIssuer):
 
     profile = profiles.SANDBOX_DEVICE
 
-    def issue_certificate(self, checked: CheckedRequest, now: datetime) -> x509.Certificate:
+    def issue_certificate(
+        self, checked: CheckedRequest, issuer: Issuer, now: datetime
+    ) -> x509.Certificate:
         """Sign a certificate, dated by `shifted_clock`."""
-        return super().issue_certificate(checked, now + _AHEAD.get())
+        return super().issue_certificate(checked, issuer, now + _AHEAD.get())
 
 
-def crl_as_of(database: Database, issuer: x509.Certificate, signer: Signer, now: datetime) -> bytes:
-    """Return a CRL (DER) of all revoked certificates, signed with the time `now`.
+def crl_as_of(database: Database, issuer: Issuer, now: datetime) -> bytes:
+    """Return a CRL (DER) of an issuer's revoked certificates, signed with the time `now`.
 
     The CRL is not stored.
     """
     with database.read() as connection:
-        revoked = ca_store.list_revocations(connection)
+        revoked = ca_store.list_revocations(connection, issuer.name)
     return crl.sign_crl(
         [
-            crl.RevokedCertificate(int(r.certificate_serial, 16), r.revoked_at, r.revocation_reason)
+            crl.RevokedCertificate(
+                int(r.certificate_serial, 16), r.revoked_at, r.revocation_reason, r.invalid_since
+            )
             for r in revoked
         ],
-        issuer=issuer,
-        signer=signer,
+        issuer=issuer.certificate,
+        signer=issuer.signer,
         # CRL numbers must increase (RFC 5280 section 5.2.3), as milliseconds do.
         number=int(now.timestamp() * 1_000),
         this_update=now,

@@ -222,6 +222,7 @@ class Validator:
 
         This may run twice for a batch, if the first transaction failed before its commit.
         """
+        self._store.hold_statuses(transaction)
         now = self._clock.now()
         self._failed = Counter()  # new for each try, so that no FAIL counts twice
         self._begun = perf_counter_ns()

@@ -35,6 +35,14 @@ class ValidationStore(Protocol):
     An instance belongs to one writer thread, which has counter rows of its own.
     """
 
+    def hold_statuses(self, transaction: Connection) -> None:
+        """Make every change of a device's status wait for the end of this transaction.
+
+        Call it first. So no verdict is committed after a change that it did not see. On SQLite
+        there is nothing to do: a transaction for writing excludes all others from its start.
+        """
+        ...
+
     def find_devices(
         self, connection: Connection, nuc_hashes: Sequence[bytes]
     ) -> dict[bytes, FoundDevice]:

@@ -23,6 +23,7 @@ from birthmark_sma.authority.validation.records import (
 from birthmark_sma.protocol.camera_token import DIGEST_BYTES
 from birthmark_sma.protocol.replay import SeenToken
 from birthmark_sma.protocol.verdict import DeviceStatus
+from birthmark_sma.storage.locks import AdvisoryLock
 from birthmark_sma.storage.portable_sql import is_any_of
 from birthmark_sma.storage.postgresql.arrays import (
     ColumnArrays,
@@ -39,6 +40,11 @@ _WRITERS = 1 << 15  # the non-negative values of the column's type, smallint
 _first_seen_at = sighted_tokens.c.first_seen_at
 
 
+# A statement of its own, before the one that reads the statuses: a statement that waited for the
+# lock would still see the rows of before.
+_HOLD_STATUSES = NamedStatement(
+    "SELECT pg_advisory_xact_lock_shared({lock})", lock=str(AdvisoryLock.VERDICTS.value)
+)
 _FIND_DEVICES = NamedStatement(
     """
 SELECT nuc_hash, {fields} FROM registered_devices WHERE nuc_hash = ANY(:nuc_hashes::bytea[])
@@ -137,6 +143,10 @@ class PostgresqlStore:
         self._writer = secrets.randbelow(_WRITERS)
         self._rows = ColumnArrays(self.audit_table, self.audit_fields)
         self._write = NamedStatement(_WRITE, names=self._rows.names, arrays=self._rows.arrays)
+
+    def hold_statuses(self, transaction: Connection) -> None:
+        """Make every change of a device's status wait for the end of this transaction."""
+        _HOLD_STATUSES.run_at_begin(transaction)
 
     def find_devices(
         self, connection: Connection, nuc_hashes: Sequence[bytes]

@@ -107,6 +107,9 @@ class SqliteStore:
         self._read_tokens = _READ_TOKENS.replace("{entry}", _ENTRY)
         self._times = [at for at, each in enumerate(columns) if isinstance(each.type, UtcDateTime)]
 
+    def hold_statuses(self, transaction: Connection) -> None:
+        """Do nothing: this transaction has the write lock since its start."""
+
     def find_devices(
         self, connection: Connection, nuc_hashes: Sequence[bytes]
     ) -> dict[bytes, FoundDevice]:

@@ -15,7 +15,7 @@ import secrets
 import time
 from array import array
 from bisect import bisect_left
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from enum import Enum, auto
 from pathlib import Path
@@ -63,22 +63,22 @@ class Results:
         self._pending = _pending_directory(path)
         self._written = _Written()
 
-    def recover(self, registered: Registered, root: str) -> int:
+    def recover(self, registered: Registered, roots: Collection[str]) -> int:
         """Read the file, cut off a torn last line, append committed results that are missing.
 
         Return the number of appended results. Raises BatchFileError, before any change, if this
-        program did not write the file, or if results belong to an authority with another root. The
+        program did not write the file, or if results belong to an authority with other roots. The
         database of another authority does not have these devices, so it would drop their results
         as never committed.
         """
-        pending = dict(_pending_lines(self._pending, root))
-        for result in _whole_lines(self._file, root):
+        pending = dict(_pending_lines(self._pending, roots))
+        for result in _whole_lines(self._file, roots):
             self._written.note(*result)
             pending.pop(result[0], None)
         found = registered([_serial(line) for line in pending.values()]) if pending else {}
         lines = [line for id_, line in pending.items() if found.get(_serial(line)) == id_]
         for line in lines:
-            self._written.note(*_identity(line, root))
+            self._written.note(*_identity(line, roots))
         self._append(b"".join(lines))
         # Only after the append is durable: until then a chunk's file is the only copy.
         for part in self._pending.iterdir():
@@ -203,17 +203,17 @@ def _pending_directory(path: Path) -> Path:
     return path.absolute().with_name(f".{path.name}.pending")
 
 
-def _pending_lines(directory: Path, root: str) -> Iterator[tuple[str, bytes]]:
+def _pending_lines(directory: Path, roots: Collection[str]) -> Iterator[tuple[str, bytes]]:
     """Return provisioning id and line of each result in the pending chunks.
 
     A chunk's file is whole or absent, because `write_private_file` names it once it is on disk.
     """
     for part in directory.glob("*.jsonl"):  # not the *.partial of an interrupted write
         for line in part.read_bytes().splitlines(keepends=True):
-            yield _identity(line, root)[0], line
+            yield _identity(line, roots)[0], line
 
 
-def _whole_lines(file: BinaryIO, root: str) -> Iterator[tuple[str, str]]:
+def _whole_lines(file: BinaryIO, roots: Collection[str]) -> Iterator[tuple[str, str]]:
     """Return provisioning id and request digest of each result. Cut off a torn last line.
 
     Raises BatchFileError for a line that this program cannot have written, and cuts nothing off.
@@ -226,7 +226,7 @@ def _whole_lines(file: BinaryIO, root: str) -> Iterator[tuple[str, str]]:
                 raise _not_ours(number)
             break
         try:
-            identity = _identity(line, root)
+            identity = _identity(line, roots)
         except (ValueError, KeyError, TypeError, IndexError):
             raise _not_ours(number) from None
         yield identity
@@ -248,9 +248,9 @@ def _not_ours(number: int) -> BatchFileError:
     )
 
 
-def _identity(line: bytes, root: str) -> tuple[str, str]:
+def _identity(line: bytes, roots: Collection[str]) -> tuple[str, str]:
     result = json.loads(line)
-    if result["certificate_chain"][-1] != root:
+    if result["certificate_chain"][-1] not in roots:
         raise BatchFileError(
             "The results are of another authority: name the database that they were made with, or"
             " another --output."

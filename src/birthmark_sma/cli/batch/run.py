@@ -56,7 +56,7 @@ class Batch:
 
         Raises what `Results.recover` raises.
         """
-        self._results.recover(self._bulk.registered_after_pending_commits, self._bulk.root)
+        self._results.recover(self._bulk.registered_after_pending_commits, self._bulk.roots)
         # Forked processes must not share a connection: both would write to the same socket.
         self._bulk.dispose_connections()
 

@@ -99,6 +99,8 @@ class Job:
         lines: dict[int, bytes] = {}
 
         def keep(answers: Mapping[int, Provisioned]) -> None:
+            if outcome.part is not None:  # of an attempt that was rolled back
+                outcome.part.unlink()
             lines.update({place: _result(asked[place], answers[place]) for place in answers})
             outcome.part = self.results.keep(list(lines.values()))
 

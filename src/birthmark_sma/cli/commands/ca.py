@@ -1,45 +1,91 @@
-"""`sma ca`: show and export the root and intermediate CA, and publish their CRLs.
+"""`sma ca`: show, list and export the CAs, and publish their CRLs. `ca_changes` replaces CAs.
 
 Exported files have mode 0600. Private keys leave the database only encrypted under CA_PASSWORD.
 """
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from typer import Option
 
+from birthmark_sma.cli.descriptions import common_name
 from birthmark_sma.cli.opening import existing_database
 from birthmark_sma.cli.options import Json, command
-from birthmark_sma.cli.output import print_fields, print_json, print_line
+from birthmark_sma.cli.output import print_fields, print_json, print_line, print_table
 from birthmark_sma.runtime.secret_files import make_private_directory, write_private_file
 
 if TYPE_CHECKING:
     from birthmark_sma.config import Settings
     from birthmark_sma.storage.engine import Database
 
-app = typer.Typer(no_args_is_help=True, help="Show and export the root and intermediate CA.")
-
-_FILE_STEM = {"root": "simulated-mfg-root-ca", "intermediate": "simulated-mfg-intermediate-ca"}
+app = typer.Typer(no_args_is_help=True, help="Show, export and replace the CAs.")
 
 
 @command(app, "ca show")
 def show(settings: "Settings", as_json: Json = False) -> None:
-    """Show both certificates: names, validity and fingerprints."""
-    from cryptography import x509
-
+    """Show the active intermediate and its root: names, validity and fingerprints."""
     from birthmark_sma.authority.ca.store import load_certificates
     from birthmark_sma.cli.descriptions import certificate_as_fields, certificate_as_json
 
     with existing_database(settings) as database:
         stored = load_certificates(database)
-    loaded = {ca.name: x509.load_pem_x509_certificate(ca.certificate.encode()) for ca in stored}
+    loaded = {ca.role.value: ca.load() for ca in stored}
     if as_json:
-        print_json({name: certificate_as_json(each) for name, each in loaded.items()})
+        print_json({role: certificate_as_json(each) for role, each in loaded.items()})
     else:
         print_fields(
-            [field for name, each in loaded.items() for field in certificate_as_fields(name, each)]
+            [field for role, each in loaded.items() for field in certificate_as_fields(role, each)]
         )
+
+
+@command(app, "ca list")
+def list_all(settings: "Settings", as_json: Json = False) -> None:
+    """List all CA certificates: state, issuer, end, and the number of devices under each.
+
+    The active intermediate signs new device certificates. A retiring one signs none and still
+    publishes its revocation list.
+    """
+    from birthmark_sma.authority.ca import store as ca_store
+    from birthmark_sma.authority.ca.issuers import OpenCa
+    from birthmark_sma.cli.descriptions import certificate_as_json
+
+    with existing_database(settings) as database, database.read() as connection:
+        cas = [OpenCa(each, each.load()) for each in ca_store.list_cas(connection)]
+        devices = ca_store.count_devices_under(connection)
+        now = database.clock.now()
+    if as_json:
+        print_json(
+            [
+                {
+                    "name": ca.name,
+                    "role": ca.stored.role.value,
+                    "state": ca.state_at(now).value,
+                    "state_changed_at": ca.stored.state_changed_at,
+                    "signed_by": ca.stored.issuer,
+                    "devices": devices.get(ca.name, 0),
+                    **certificate_as_json(ca.certificate),
+                }
+                for ca in cas
+            ]
+        )
+        return
+    print_table(
+        ("name", "state", "signed by", "ends", "devices", "common name"),
+        [
+            (
+                ca.name,
+                ca.state_at(now).value,
+                ca.stored.issuer,
+                f"{ca.certificate.not_valid_after_utc:%Y-%m-%d}",
+                f"{devices.get(ca.name, 0):,}" if ca.stored.role == "intermediate" else "",
+                common_name(ca.certificate),
+            )
+            for ca in cas
+        ],
+        numbers={"devices"},
+    )
 
 
 @command(app, "ca export")
@@ -58,13 +104,15 @@ def export(
     Keys are encrypted under CA_PASSWORD, and only their owner can read the files. Existing files
     are never overwritten. Verifiers need only simulated-mfg-root-ca.crt.
     """
-    from birthmark_sma.authority.ca.store import load_certificates
+    from birthmark_sma.authority.ca import store as ca_store
 
     with existing_database(settings) as database:
-        stored = load_certificates(database)
+        ca_store.load_certificates(database)
+        with database.read() as connection:
+            stored = ca_store.list_cas(connection)
         keys = {} if certificates_only else _keys(database, settings)
     make_private_directory(output_dir)
-    files = {f"{_FILE_STEM[ca.name]}.crt": ca.certificate.encode() for ca in stored} | keys
+    files = {f"{_stem(ca.name)}.crt": ca.certificate.encode() for ca in stored} | keys
     for name, content in files.items():
         write_private_file(output_dir / name, content)
     if as_json:
@@ -72,7 +120,7 @@ def export(
         return
     for name in files:
         print_line(str(output_dir / name))
-    if not certificates_only and "simulated-mfg-root-ca.key" not in files:
+    if not certificates_only and not any(_ROOT_KEY.fullmatch(name) for name in files):
         print_line("The root's key is left out: its file is not here, but in its safe place.")
 
 
@@ -87,31 +135,31 @@ def publish_crl(
 ) -> None:
     """Publish the certificate revocation lists (CRLs) now. No server needs to run.
 
-    A running server publishes the intermediate's CRL by itself. To publish the root's CRL as well,
-    run this command where the root's key file is.
+    A running server publishes the CRLs of intermediates by itself. To publish the root's CRL as
+    well, run this command where the root's key file is.
     """
-    from birthmark_sma.authority.ca.ceremony import load_root_signer
+    from birthmark_sma.authority.ca.ceremony import load_root_signers
     from birthmark_sma.authority.ca.crl_publication import publish_crls
-    from birthmark_sma.authority.ca.intermediate_key import open_signer
+    from birthmark_sma.authority.ca.intermediate_key import open_issuers
     from birthmark_sma.authority.ca.store import load_certificates
     from birthmark_sma.authority.kek.wrapping import open_stored_secrets
 
     with existing_database(settings) as database:
         load_certificates(database)
-        # The root's key may be in a safe place. Then `publish_crls` publishes only one list.
-        signer = open_signer(database, settings, open_stored_secrets(database, settings))
-        root_signer = load_root_signer(settings)
-        lists = publish_crls(database, signer, root_signer)
+        issuers = open_issuers(database, settings, open_stored_secrets(database, settings))
+        # The keys of roots may be in a safe place. Then their lists stay as they are.
+        root_signers = load_root_signers(settings)
+        lists = publish_crls(database, issuers, root_signers)
     if output_dir is not None:
         make_private_directory(output_dir)
         for name, crl in lists.items():
-            path = output_dir / f"{_FILE_STEM[name]}.crl"
+            path = output_dir / f"{_stem(name)}.crl"
             write_private_file(path, crl.der, replace=True)  # a newer list replaces the old one
     if as_json:
         print_json({name: {"number": crl.number} for name, crl in lists.items()})
         return
     print_fields([(name, f"CRL {crl.number} is published") for name, crl in lists.items()])
-    if root_signer is None:
+    if not root_signers:
         print_line(
             "The root's CRL is unchanged, because its key file is not here or CA_PASSWORD does not"
             " decrypt it."
@@ -119,18 +167,32 @@ def publish_crl(
 
 
 def _keys(database: "Database", settings: "Settings") -> dict[str, bytes]:
-    from birthmark_sma.authority.ca.ceremony import root_key_file
-    from birthmark_sma.authority.ca.intermediate_key import open_signer
+    from birthmark_sma.authority.ca.ceremony import root_key_file, root_key_files
+    from birthmark_sma.authority.ca.intermediate_key import open_issuers
     from birthmark_sma.authority.ca.root_key_file import read_root_key
     from birthmark_sma.authority.kek.passphrase_file import find_passphrase
     from birthmark_sma.authority.kek.wrapping import open_stored_secrets
 
-    signer = open_signer(database, settings, open_stored_secrets(database, settings))
-    pem = signer.encrypted_pem(find_passphrase(settings))
-    keys = {f"{_FILE_STEM['intermediate']}.key": pem.encode()}
-    root_key = root_key_file(settings)
-    if root_key.exists():
-        keys[f"{_FILE_STEM['root']}.key"] = read_root_key(
-            root_key, lambda: find_passphrase(settings)
-        )
+    issuers = open_issuers(database, settings, open_stored_secrets(database, settings))
+    passphrase = find_passphrase(settings)
+    keys = {
+        f"{_stem(ca.name)}.key": issuer.signer.encrypted_pem(passphrase).encode()
+        for ca in issuers.cas
+        if (issuer := issuers.issuer(ca.name)) is not None
+    }
+    for path in root_key_files(settings):
+        if path.exists():
+            number = path.stem.removeprefix(root_key_file(settings).stem)
+            content = read_root_key(path, lambda: find_passphrase(settings))
+            keys[f"{_stem('root')}{number}.key"] = content
     return keys
+
+
+_ROOT_KEY = re.compile(r"simulated-mfg-root-ca(-[0-9]+)?\.key")
+
+
+def _stem(name: str) -> str:
+    """Return the beginning of the names of a CA's files: `simulated-mfg-root-ca-2` for `root-2`."""
+    kind, _, number = name.partition("-")
+    suffix = f"-{number}" if number else ""
+    return f"simulated-mfg-{kind}-ca{suffix}"

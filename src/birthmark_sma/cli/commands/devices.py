@@ -1,6 +1,7 @@
-"""`sma devices`: list, show, suspend, reinstate and revoke registered devices.
+"""`sma devices`: list and show registered devices.
 
-The rules are in `authority/devices/revocation.py`. No command shows a device's secrets.
+`device_acts.py` and `abuse_flags.py` beside it have the other commands of this name. No command
+shows a device's secrets.
 """
 
 from typing import TYPE_CHECKING, Annotated
@@ -8,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from typer import Argument, Option
 
-from birthmark_sma.cli.commands import abuse_flags, re_enrolment
+from birthmark_sma.cli.commands import abuse_flags, device_acts, re_enrolment
 from birthmark_sma.cli.commands.expiring_devices import list_expiring
 from birthmark_sma.cli.opening import existing_database
 from birthmark_sma.cli.options import Json, command
@@ -17,10 +18,14 @@ from birthmark_sma.cli.output import print_fields, print_json, print_line, print
 if TYPE_CHECKING:
     from birthmark_sma.config import Settings
 
-app = typer.Typer(no_args_is_help=True, help="List, inspect, suspend and revoke devices.")
+app = typer.Typer(no_args_is_help=True, help="List, inspect, suspend, revoke and retire devices.")
 
 Serial = Annotated[str, Argument(help="The device's serial, in any case.")]
 
+command(app, "devices suspend")(device_acts.suspend)
+command(app, "devices reinstate")(device_acts.reinstate)
+command(app, "devices revoke")(device_acts.revoke)
+command(app, "devices retire")(device_acts.retire)
 command(app, "devices flagged")(abuse_flags.flagged)
 command(app, "devices reviewed")(abuse_flags.reviewed)
 command(app, "devices re-enrol")(re_enrolment.re_enrol)
@@ -108,46 +113,3 @@ def show(
         print_json(device_as_json(device) | more)
     else:
         print_fields(device_as_fields(device) + earlier_as_fields(earlier, until))
-
-
-@command(app, "devices suspend")
-def suspend(settings: "Settings", device_serial: Serial) -> None:
-    """Suspend a device: its tokens FAIL until it is reinstated."""
-    from birthmark_sma.authority.devices.revocation import suspend_device
-
-    with existing_database(settings) as database:
-        known = suspend_device(database, device_serial)
-    print_line(f"{known} is suspended. To undo: sma devices reinstate '{known}'")
-
-
-@command(app, "devices reinstate")
-def reinstate(settings: "Settings", device_serial: Serial) -> None:
-    """End the suspension of a device."""
-    from birthmark_sma.authority.devices.revocation import reinstate_device
-
-    with existing_database(settings) as database:
-        known = reinstate_device(database, device_serial)
-    print_line(f"{known} is active.")
-
-
-@command(app, "devices revoke")
-def revoke(
-    settings: "Settings",
-    device_serial: Serial,
-    reason: Annotated[
-        str,
-        Option(
-            help="unspecified, key_compromise, affiliation_changed, superseded,"
-            " cessation_of_operation or privilege_withdrawn."
-        ),
-    ] = "unspecified",
-) -> None:
-    """Revoke a device: its tokens FAIL for ever, and its certificate goes on the CRL.
-
-    A revocation cannot be undone. If you are not sure, suspend the device instead.
-    """
-    from birthmark_sma.authority.devices.revocation import revoke_device
-
-    with existing_database(settings) as database:
-        known = revoke_device(database, device_serial, reason)
-    print_line(f"{known} is revoked for ever.")

@@ -132,16 +132,16 @@ def _check_authority_exists(database: "Database") -> None:
 
 def _strengthen_root_key(settings: "Settings") -> None:
     """Encrypt the root's key file anew if an older version used a fast key derivation for it."""
-    from birthmark_sma.authority.ca.ceremony import root_key_file
+    from birthmark_sma.authority.ca.ceremony import root_key_files
     from birthmark_sma.authority.ca.root_key_file import strengthen_root_key
     from birthmark_sma.authority.kek.passphrase_file import find_passphrase
 
-    path = root_key_file(settings)
-    if strengthen_root_key(path, lambda: find_passphrase(settings)):
-        print_stderr(
-            f"{path} was encrypted with a fast key derivation. It is now encrypted with a slow one,"
-            " under the same passphrase."
-        )
+    for path in root_key_files(settings):
+        if strengthen_root_key(path, lambda: find_passphrase(settings)):
+            print_stderr(
+                f"{path} was encrypted with a fast key derivation. It is now encrypted with a slow"
+                " one, under the same passphrase."
+            )
 
 
 def _as_json(settings: "Settings", held: "Ceremony | None") -> dict[str, Any]:

@@ -131,7 +131,7 @@ def _prompt_if_missing(settings: "Settings", new: "NewSecret") -> "NewSecret":
 
 def _print_consequences(settings: "Settings", new: "NewSecret") -> None:
     """Print what happens to the old secret. The rotation calls this before its first change."""
-    from birthmark_sma.authority.ca.ceremony import root_key_file
+    from birthmark_sma.authority.ca.ceremony import root_key_files
     from birthmark_sma.authority.kek.passphrase_file import PassphraseFile
 
     print_stderr("Backups from before this rotation can be opened only with the old secret.")
@@ -141,7 +141,7 @@ def _print_consequences(settings: "Settings", new: "NewSecret") -> None:
         print_stderr("Keep it as long as these backups.")
     else:
         print_stderr(f"The old secret is kept in {file.previous}. sma restore reads it there.")
-    if not root_key_file(settings).exists():
+    if not any(path.exists() for path in root_key_files(settings)):
         print_stderr(
             "The root's key file is not here. It stays encrypted under the old CA_PASSWORD."
         )

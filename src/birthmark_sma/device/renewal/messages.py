@@ -79,19 +79,19 @@ def make_request(
 def read_response(identity: Identity, pending: PendingRenewal, answer: bytes) -> Identity:
     """Check a response, and return the renewed identity.
 
-    The root must be the one that the camera has or the one that the app pinned. Without a pin, a
-    new root is trusted as the first one was: because it came from the authority's URL.
+    The root must be the one that the camera has or one that the app pinned. Without a pin, a new
+    root is trusted as the first one was: because it came from the authority's URL.
 
     Raises UnusableAnswerError with the reason.
     """
     root = x509.load_pem_x509_certificate(identity.certificate_chain[1].encode())
-    trusted = {root.fingerprint(hashes.SHA256()).hex(), identity.root_fingerprint}
+    trusted = {root.fingerprint(hashes.SHA256()).hex(), *identity.root_fingerprints}
     certified = read_certified(
         answer,
         device_serial=identity.device_serial,
         private_key=pending.private_key,
         key_encryption_private_key=pending.key_encryption_private_key,
-        is_trusted=lambda each: identity.root_fingerprint is None or each in trusted,
+        is_trusted=lambda each: not identity.root_fingerprints or each in trusted,
     )
     return replace(
         identity,

@@ -95,6 +95,13 @@ def generate(key_type: CaKeyType) -> Signer:
             return Signer(ec.generate_private_key(ec.SECP256R1()))
 
 
+def key_type_of(public_key: object) -> CaKeyType:
+    """Return the key type of a CA. A key of another kind counts as the default, RSA-4096."""
+    if isinstance(public_key, ec.EllipticCurvePublicKey):
+        return CaKeyType.EC_P384 if public_key.key_size == 384 else CaKeyType.EC_P256
+    return CaKeyType.RSA_4096
+
+
 def load_encrypted(pem: str, passphrase: bytes) -> Signer:
     """Decrypt an encrypted PKCS#8 key.
 

@@ -116,7 +116,7 @@ class WatchedConnection(psycopg.Connection[Any]):
     mark: CommitMark | None = None
     """Sent with the next BEGIN."""
     opening: Sequence[Statement] = ()
-    """BEGIN and the mark, until they are sent with the first statement."""
+    """BEGIN, the mark and what else runs at BEGIN, until they are sent with the first statement."""
     ending: Statement | None = None
     """A statement to send with COMMIT."""
     send_deferred: Callable[[], None] | None = None

@@ -16,11 +16,11 @@ from starlette.responses import RedirectResponse
 
 from birthmark_sma import __version__
 from birthmark_sma.authority.authority import Authority
-from birthmark_sma.authority.ca.crl_store import INTERMEDIATE, ROOT, ServedCrl, ServedCrls
+from birthmark_sma.authority.ocsp.responder import OcspResponder
+from birthmark_sma.authority.ocsp.store import find_certificates
 from birthmark_sma.authority.sandbox.guards import check_kind
 from birthmark_sma.runtime.shared_memory_metrics import SharedCounters
 from birthmark_sma.web.api import (
-    crl,
     docs_pages,
     health,
     openapi,
@@ -30,29 +30,30 @@ from birthmark_sma.web.api import (
     validate_batch,
     validate_published,
 )
+from birthmark_sma.web.api.pki import files, ocsp
 from birthmark_sma.web.api.renewal import endpoints as renewal
 from birthmark_sma.web.dashboard import routes as dashboard_routes
 from birthmark_sma.web.dashboard import static_files
 from birthmark_sma.web.middleware.authentication import Authenticator
 from birthmark_sma.web.middleware.request_metrics import RequestLog, RequestMetrics
-from birthmark_sma.web.middleware.timeouts import Deadlines, SharedQuery, WorkerPool
+from birthmark_sma.web.middleware.timeouts import Deadlines, GatheredQuery, WorkerPool
 from birthmark_sma.web.pipeline import Application
 from birthmark_sma.web.routes import DASHBOARD, DASHBOARD_FILES
-from birthmark_sma.web.server_state import ApiRequest, ServerState
+from birthmark_sma.web.server_state import ApiRequest, NewestCrls, ServerState
 
 if TYPE_CHECKING:
     from birthmark_sma.web.middleware.tracing import Tracing
 
 _THREADS = 2
 """The number of threads in each of three pools for database queries: slow ones (statistics, pages,
-exports), quick ones (sessions, revocation lists) and probes. With one pool, a caller that requests
+exports), quick ones (sessions, CRLs, OCSP) and probes. With one pool, a caller that requests
 statistics all the time would block the others and make a healthy server fail its probes."""
 _MOST_WAITING = 100
 """The most queries that may wait in a pool. Further ones are refused with 503."""
 _YOUNG_OBJECTS = 20_000
 """New objects before a garbage collection. With Python's 700, each of 128 requests under way is
 looked at several times: a tenth of the time of a camera token."""
-_CRL_SECONDS = 4.0  # the timeout of a query for a revocation list
+_OCSP_SECONDS = 2.0  # the timeout of a query for certificates: a later result would be too old
 
 _front = APIRouter()
 _API = (
@@ -62,7 +63,8 @@ _API = (
     provision.router,
     renewal.router,
     health.router,
-    crl.router,
+    files.router,
+    ocsp.router,
     prometheus.router,
 )
 _ROUTERS = (*_API, *dashboard_routes.ROUTERS, _front)
@@ -154,8 +156,8 @@ async def _serving(
             quick=quick,
             probes=probes,
             deadlines=Deadlines(),
-            intermediate_crl=_newest_crl(authority.served_crls, INTERMEDIATE, quick),
-            root_crl=_newest_crl(authority.served_crls, ROOT, quick),
+            crls=NewestCrls(authority.served_crls, quick),
+            ocsp=_ocsp_responder(authority, quick),
             exporting=asyncio.Lock(),
         )
         await authority.rate_limits.start()
@@ -189,10 +191,6 @@ def _pool(name: str, threads: int) -> Iterator[WorkerPool]:
         pool.shutdown()
 
 
-def _newest_crl(
-    served: ServedCrls, issuer: str, threads: WorkerPool
-) -> SharedQuery[ServedCrl | None]:
-    """Return the query for an issuer's newest list; while the database is away, the last one."""
-    return SharedQuery(
-        threads, partial(served.newest, issuer), partial(served.last_known, issuer), _CRL_SECONDS
-    )
+def _ocsp_responder(authority: Authority, threads: WorkerPool) -> OcspResponder:
+    look_up = GatheredQuery(threads, partial(find_certificates, authority.database), _OCSP_SECONDS)
+    return OcspResponder(authority.ocsp_delegation, look_up.read, authority.figures)

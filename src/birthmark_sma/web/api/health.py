@@ -1,20 +1,19 @@
-"""GET /health and its probes, /stats, and the two CA certificates.
+"""GET /health and its probes, and /stats.
 
-Operators, load balancers and verifiers call these endpoints. Each database query has a timeout and
+Operators and load balancers call these endpoints. Each database query has a timeout and
 runs in a thread, so that a database that hangs never blocks the event loop.
 """
 
 from collections.abc import Callable
 from typing import Annotated, Literal, Self, TypeVar
 
-from cryptography.hazmat.primitives.serialization import Encoding
 from fastapi import APIRouter
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import Response
 
 from birthmark_sma import __version__
-from birthmark_sma.authority.authority import INTERMEDIATE_PATH, ROOT_PATH, Authority
+from birthmark_sma.authority.authority import Authority
 from birthmark_sma.authority.operations import statistics
 from birthmark_sma.authority.operations.statistics import Stats
 from birthmark_sma.config import Access
@@ -231,41 +230,6 @@ def check_writes(authority: Authority) -> None:
             raise fault.again()
     if authority.settings.processes > 1 and authority.figures.count_others_failing():
         raise DatabaseUnavailableError("Another process of this server cannot write")
-
-
-def _download(media_type: str, what: str) -> dict[int | str, dict[str, object]]:
-    schema = {"schema": {"type": "string", "format": "binary"}}
-    return {200: {"description": what, "content": {media_type: schema}}}
-
-
-@router.get(
-    ROOT_PATH,
-    summary="Download the root certificate (DER)",
-    response_class=Response,
-    responses={
-        **_download("application/pkix-cert", "The root that verifiers pin"),
-        **openapi.problems(ROOT_PATH, 429),
-    },
-)
-async def root_certificate(request: ApiRequest) -> Response:
-    """Return the root certificate."""
-    certificate = request.server.authority.root
-    return Response(certificate.public_bytes(Encoding.DER), media_type="application/pkix-cert")
-
-
-@router.get(
-    INTERMEDIATE_PATH,
-    summary="Download the intermediate certificate (DER)",
-    response_class=Response,
-    responses={
-        **_download("application/pkix-cert", "The issuer of device certificates"),
-        **openapi.problems(INTERMEDIATE_PATH, 429),
-    },
-)
-async def intermediate_certificate(request: ApiRequest) -> Response:
-    """Return the intermediate certificate: where the AIA of device certificates points."""
-    certificate = request.server.authority.issuer.certificate
-    return Response(certificate.public_bytes(Encoding.DER), media_type="application/pkix-cert")
 
 
 def _health(request: ApiRequest, answer: HealthResponse, status: int) -> JSONResponse:

@@ -23,6 +23,7 @@ from birthmark_sma.authority.devices import (
 )
 from birthmark_sma.authority.devices.revocation import find_named
 from birthmark_sma.authority.devices.search import DeviceFilter
+from birthmark_sma.authority.devices.store import Device
 from birthmark_sma.authority.renewal.information import find_window
 from birthmark_sma.authority.validation import audit_search
 from birthmark_sma.authority.validation.audit_search import AuditFilter
@@ -109,12 +110,12 @@ async def download(request: ApiRequest) -> Response:
     authority = request.server.authority
     device_serial = _serial_of(request)
 
-    def read() -> str:
+    def read() -> list[str]:
         with authority.database.read() as connection:
-            return find_named(connection, device_serial).device_certificate
+            device = find_named(connection, device_serial)
+        return [device.device_certificate, *_chain_of(authority, device)]
 
-    pem = await run_with_timeout(request.server.slow, read, _SECONDS)
-    chain = [pem, *authority.issuer.chain]
+    chain = await run_with_timeout(request.server.slow, read, _SECONDS)
     # No serial in the file name: a serial may contain any printable character.
     return Response(
         "".join(each if each.endswith("\n") else each + "\n" for each in chain),
@@ -144,8 +145,10 @@ def _read(connection: Connection, authority: Authority, device_serial: str) -> d
         "device": device,
         "certificate": CertificateView.of("device", certificate, now),
         "chain": [
-            CertificateView.of("intermediate", authority.issuer.certificate, now),
-            CertificateView.of("root", authority.root, now),
+            CertificateView.of(name, x509.load_pem_x509_certificate(pem.encode()), now)
+            for name, pem in zip(
+                ("intermediate", "root"), _chain_of(authority, device), strict=False
+            )
         ],
         "revocation": ca_store.find_revocation(connection, device.certificate_serial),
         "earlier": certificates_store.list_earlier(connection, device_serial),
@@ -166,6 +169,15 @@ def _read(connection: Connection, authority: Authority, device_serial: str) -> d
         "download": link(CERTIFICATE, {"serial": device_serial}),
         "validations": link(VALIDATIONS, {"device": device_serial}),
     }
+
+
+def _chain_of(authority: Authority, device: Device) -> tuple[str, ...]:
+    """Return the certificates (PEM) of the device's issuer and its root.
+
+    A name that no CA has, which only an operator's own SQL can write, has no chain.
+    """
+    issuer = authority.issuers.issuer(device.certificate_issuer)
+    return () if issuer is None else issuer.chain
 
 
 def _whole_day(day: date) -> dict[str, str]:

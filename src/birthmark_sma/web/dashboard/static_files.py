@@ -17,7 +17,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from birthmark_sma.web.api.crl import is_known
+from birthmark_sma.web.api.pki.files import is_known
 from birthmark_sma.web.routes import DASHBOARD_FILES
 
 _MEDIA_TYPES = {

@@ -67,6 +67,11 @@ async def read_json(headers: Iterable[Header], receive: Receive, limit: int) -> 
     Raises RequestError as `check_head` does, and if the body is larger or incomplete.
     """
     check_head(headers, limit)
+    return await read_bytes(receive, limit)
+
+
+async def read_bytes(receive: Receive, limit: int) -> bytes:
+    """Return a body of at most `limit` bytes. Raises RequestError if it is larger or incomplete."""
     body = bytearray()
     while True:
         message = await receive()

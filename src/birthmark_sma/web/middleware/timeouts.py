@@ -1,26 +1,30 @@
 """Timeouts: of database queries, which run in threads, and of the verdicts that requests wait for.
 
 The endpoints and the dashboard use `run_with_timeout` on the WorkerPools of the server;
-`web.api.crl` uses `SharedQuery`, and `web.api.prometheus` uses `MetricsCache`. A query whose result
-no one waits for any more is ended (`storage.interruption`), so that it does not keep a thread and
-the database busy. `web.api.validate` adds its futures to `Deadlines`.
+`web.server_state` uses `SharedQuery`, `web.api.app` uses `GatheredQuery`, and `web.api.prometheus`
+uses `MetricsCache`. A query whose result no one waits for any more is ended
+(`storage.interruption`), so that it does not keep a thread and the database busy.
+`web.api.validate` adds its futures to `Deadlines`.
 """
 
 import asyncio
 import logging
 import queue
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import Executor, Future
-from contextvars import copy_context
+from contextvars import Context, copy_context
+from functools import partial
 from typing import Any, Generic, NamedTuple, ParamSpec, TypeVar
 
 from birthmark_sma.errors import DatabaseUnavailableError, PoolFullError, ShuttingDownError
 from birthmark_sma.storage.interruption import CURRENT, Interruption
 
 Parameters = ParamSpec("Parameters")
+Key = TypeVar("Key")
 Result = TypeVar("Result")
 
+_MOST_KEYS = 2_000  # of a gathered query
 _LOOK_SECONDS = 0.5  # a verdict's timeout may be this much late
 FRESH_SECONDS = 0.5  # the maximum age of the text of /metrics
 _DATABASE_SECONDS = 4.0  # the timeout of its query
@@ -109,6 +113,55 @@ class SharedQuery(Generic[Result]):
                     raise
             self._finished = number
             return self._found
+
+
+class GatheredQuery(Generic[Key, Result]):
+    """A query by key that concurrent requests share: one runs at a time, for all keys that wait.
+
+    `question` takes the keys, and returns the results by key. Owned by the event loop.
+    """
+
+    def __init__(
+        self,
+        threads: Executor,
+        question: Callable[[Collection[Key]], Mapping[Key, Result]],
+        seconds: float,
+    ) -> None:
+        self._threads = threads
+        self._question = question
+        self._seconds = seconds
+        self._keys: set[Key] = set()
+        self._batch: asyncio.Future[Mapping[Key, Result]] | None = None
+        self._running: asyncio.Task[None] | None = None
+
+    async def read(self, keys: Collection[Key]) -> Mapping[Key, Result]:
+        """Return the results of a query that begins after this call, also those of other keys.
+
+        Raises PoolFullError if 2,000 keys wait, and whatever `question` raises.
+        """
+        if len(self._keys) + len(keys) > _MOST_KEYS:
+            raise PoolFullError
+        self._keys.update(keys)
+        if self._batch is None:
+            self._batch = asyncio.get_running_loop().create_future()
+        batch = self._batch
+        if self._running is None:
+            # In a context of its own: the query works for many requests, not for the first one.
+            self._running = asyncio.create_task(self._run(), context=Context())
+        return await asyncio.shield(batch)  # other requests wait for it, too
+
+    async def _run(self) -> None:
+        while self._batch is not None:
+            question, batch = partial(self._question, self._keys), self._batch
+            self._keys, self._batch = set(), None
+            try:
+                found = await run_with_timeout(self._threads, question, self._seconds)
+            except Exception as error:
+                batch.set_exception(error)
+                batch.exception()  # it counts as retrieved if no request waits any more
+            else:
+                batch.set_result(found)
+        self._running = None
 
 
 class MetricsCache(Generic[Result]):

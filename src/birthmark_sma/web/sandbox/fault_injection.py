@@ -21,7 +21,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from birthmark_sma import errors
 from birthmark_sma.authority.authority import Authority
-from birthmark_sma.authority.devices import revocation
+from birthmark_sma.authority.ca.store import FIRST_INTERMEDIATE
+from birthmark_sma.authority.devices import revocation, states
 from birthmark_sma.authority.sandbox.certificates import crl_as_of, shifted_clock
 from birthmark_sma.authority.sandbox.validation import as_of_table
 from birthmark_sma.counts import counted
@@ -43,6 +44,7 @@ from birthmark_sma.web.sandbox.scenario_catalog import Asked, UnknownScenarioErr
 from birthmark_sma.web.server_state import ServerState
 
 _SECONDS = 10.0
+_ACTOR = "sandbox"  # who changes the status of devices
 _HEADER = scenario_catalog.HEADER.lower().encode()
 _UNKNOWN = Problem(400, "unknown-scenario", "Unknown scenario")
 # Device certificates are valid for 730 days.
@@ -165,6 +167,7 @@ class FaultInjector:
             "not-yet-valid": self._certified_then,
             "revoked": self._taken_out,
             "suspended": self._taken_out,
+            "retired": self._taken_out,
         }
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -309,12 +312,10 @@ class FaultInjector:
 
     async def _list_as_of(self, now: datetime) -> Response:
         authority = self._authority
+        # The route is that of the first intermediate's list.
+        issuer = authority.issuers.issuer(FIRST_INTERMEDIATE) or authority.issuer
         signed = await run_with_timeout(
-            self._find_state().quick,
-            lambda: crl_as_of(
-                authority.database, authority.issuer.certificate, authority.issuer.signer, now
-            ),
-            _SECONDS,
+            self._find_state().quick, lambda: crl_as_of(authority.database, issuer, now), _SECONDS
         )
         return Response(signed, media_type="application/pkix-crl")
 
@@ -330,12 +331,14 @@ class FaultInjector:
         await injected.send_captured(head, body)
 
     def _take_out(self, device_serial: str, *, how: str) -> None:
-        # An idempotent retry of the request finds the device revoked or suspended already.
         with suppress(DeviceStatusError, UnknownDeviceError):
             if how == "revoked":
-                revocation.revoke_device(self._authority.database, device_serial, "key_compromise")
+                change = states.revoke(_ACTOR, states.KEY_COMPROMISE)
+            elif how == "retired":
+                change = states.retire(_ACTOR)
             else:
-                revocation.suspend_device(self._authority.database, device_serial)
+                change = states.suspend(_ACTOR)
+            revocation.change_device(self._authority.database, device_serial, change)
 
     @property
     def _authority(self) -> Authority:

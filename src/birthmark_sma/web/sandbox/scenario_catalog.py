@@ -121,6 +121,7 @@ ALL = (
     _verdict(Reason.TABLE_NOT_ASSIGNED, "fail-table-not-assigned", f"{_FAIL}table_not_assigned"),
     _verdict(Reason.DEVICE_SUSPENDED, "fail-device-suspended", f"{_FAIL}device_suspended"),
     _verdict(Reason.DEVICE_REVOKED, "fail-device-revoked", f"{_FAIL}device_revoked"),
+    _verdict(Reason.DEVICE_RETIRED, "fail-device-retired", f"{_FAIL}device_retired"),
     _verdict(Reason.OTHER_DERIVATION, "fail-other-derivation", f"{_FAIL}other_derivation"),
     _verdict(Reason.UNKNOWN_TABLE, "unknown-table", "400 Unknown table ID, with FAIL"),
     _verdict(Reason.UNKNOWN_KEY_INDEX, "unknown-key-index", "400 Unknown key index, with FAIL"),
@@ -214,7 +215,15 @@ ALL = (
     ),
     Scenario(
         "suspended",
-        "provisioned, and suspended at once: its camera tokens FAIL",
+        "provisioned, and suspended at once: its certificate is on the revocation list until it is"
+        " reinstated, its camera tokens FAIL",
+        Endpoint.PROVISIONING,
+        serials=True,
+    ),
+    Scenario(
+        "retired",
+        "provisioned, and retired at once: its certificate is on the revocation list, its camera"
+        " tokens FAIL",
         Endpoint.PROVISIONING,
         serials=True,
     ),

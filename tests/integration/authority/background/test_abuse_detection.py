@@ -23,11 +23,6 @@ from birthmark_sma.authority.background.retention import prune
 from birthmark_sma.authority.devices import abuse_flags
 from birthmark_sma.authority.devices.abuse_flags import FlagMode, ShownFlag, list_flags
 from birthmark_sma.authority.devices.abuse_policy import AbusePolicy
-from birthmark_sma.authority.devices.revocation import (
-    reinstate_device,
-    revoke_device,
-    suspend_device,
-)
 from birthmark_sma.config import AbuseMode, Settings
 from birthmark_sma.errors import UnknownDeviceError, UnknownFlagError
 from birthmark_sma.protocol.verdict import Reason
@@ -40,6 +35,7 @@ from tests.support.audit_rows import AuditWriter, judged
 from tests.support.authorities import count_activity, execute, new_camera, opened, rows_of
 from tests.support.counting import assert_counters_are_those_of_the_trail
 from tests.support.databases.postgres import Postgres
+from tests.support.devices.acts import reinstate_device, revoke_device, suspend_device
 from tests.support.programs.running import wait_until
 
 POLICY = AbusePolicy(factor=10, least=50)

@@ -12,19 +12,26 @@ from cryptography import x509
 
 from birthmark_sma.authority.authority import Authority
 from birthmark_sma.authority.ca import crl_publication, crl_store
-from birthmark_sma.authority.ca.ceremony import load_root_signer
+from birthmark_sma.authority.ca.ceremony import load_root_signers
 from birthmark_sma.authority.ca.crl_publication import (
     CrlPublication,
     publish_due_crl,
-    publish_root_crl,
+    publish_root_crls,
 )
 from birthmark_sma.authority.ca.crl_store import RevocationState
 from birthmark_sma.authority.ca.store import Revocation
-from birthmark_sma.authority.devices.revocation import revoke_device
+from birthmark_sma.authority.devices import states
+from birthmark_sma.authority.devices.revocation import change_devices
 from birthmark_sma.config import Settings
 from birthmark_sma.errors import DatabaseUnavailableError, ShuttingDownError
 from birthmark_sma.storage.portable_sql import database_time
 from tests.support.authorities import execute, new_camera, opened, rows_of
+from tests.support.devices.acts import (
+    reinstate_device,
+    retire_device,
+    revoke_device,
+    suspend_device,
+)
 from tests.support.pki.certificate_verifiers import lint_crl, openssl_accepts_crl
 from tests.support.pki.crls import number_of
 from tests.support.pki.revocations import add_revocation
@@ -36,10 +43,7 @@ def publish(
     authority: Authority, breathe: Callable[[], None] = lambda: None, *, at_once: bool = False
 ) -> bool:
     """Publish the list if it is due."""
-    issuer = authority.issuer
-    return publish_due_crl(
-        authority.database, issuer.certificate, issuer.signer, breathe, at_once=at_once
-    )
+    return publish_due_crl(authority.database, authority.issuer, breathe, at_once=at_once)
 
 
 def served(authority: Authority, issuer: str = "intermediate") -> x509.CertificateRevocationList:
@@ -95,6 +99,60 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 # --- when a list is published
+
+
+def test_a_hold_is_listed_until_it_ends(authority: Authority) -> None:
+    """The next list is without the entry. Only lists of changes say removeFromCRL."""
+    new_camera(authority, "camera")
+    suspend_device(authority.database, "camera")
+    assert publish(authority)
+    before = served(authority)
+    [entry] = before
+    reason = entry.extensions.get_extension_for_class(x509.CRLReason).value.reason
+    assert reason is x509.ReasonFlags.certificate_hold
+    reinstate_device(authority.database, "camera")
+    assert publish(authority)
+    after = served(authority)
+    assert list(after) == []
+    assert number_of(after) > number_of(before)
+    assert not publish(authority)
+
+
+def test_a_list_is_due_though_number_and_time_are_the_same(authority: Authority) -> None:
+    """One suspension ends, another begins at the same time: the generation tells."""
+    for serial in ("one", "two"):
+        new_camera(authority, serial)
+    suspend_device(authority.database, "one")
+    assert publish(authority)
+    reinstate_device(authority.database, "one")
+    suspend_device(authority.database, "two")
+    [(at,)] = rows_of(authority.database, "SELECT max(newest_revocation) FROM published_crls")
+    execute(authority.database, "UPDATE revoked_certificates SET revoked_at = :at", at=at)
+    with authority.database.read() as connection:
+        newest = crl_store.find_newest_head(connection, "intermediate")
+        state = crl_store.read_state(connection, "intermediate")
+    assert newest is not None
+    assert state[:2] == newest.state[:2]
+    assert publish(authority)
+    assert not publish(authority)
+    query = "SELECT certificate_serial FROM registered_devices WHERE device_serial = 'two'"
+    assert listed(served(authority)) == {int(rows_of(authority.database, query)[0][0], 16)}
+
+
+def test_a_changed_reason_makes_a_list_due(authority: Authority) -> None:
+    """Compromised since T, of a device that was retired."""
+    new_camera(authority, "camera")
+    retire_device(authority.database, "camera")
+    assert publish(authority)
+    since = datetime(2026, 1, 2, 3, 4, 5, 6, tzinfo=UTC)
+    change = states.revoke("me", "key_compromise", since)
+    change_devices(authority.database, ["camera"], change)
+    assert publish(authority)
+    [entry] = served(authority)
+    reason = entry.extensions.get_extension_for_class(x509.CRLReason).value.reason
+    assert reason is x509.ReasonFlags.key_compromise
+    given = entry.extensions.get_extension_for_class(x509.InvalidityDate).value
+    assert given.invalidity_date_utc == since.replace(microsecond=0)
 
 
 def test_a_list_is_published_when_something_was_revoked(authority: Authority) -> None:
@@ -364,12 +422,7 @@ def test_an_outage_is_told_once(
     def away(*_: object, **__: object) -> bool:
         raise DatabaseUnavailableError
 
-    chore = CrlPublication(
-        authority.database,
-        authority.issuer.certificate,
-        authority.issuer.signer,
-        authority.served_crls,
-    )
+    chore = CrlPublication(authority.database, authority.issuers, authority.served_crls)
     for _ in range(2):
         with monkeypatch.context() as outage:
             outage.setattr(crl_publication, "publish_due_crl", away)
@@ -403,9 +456,9 @@ def test_the_root_s_list_is_signed_in_the_ceremony(authority: Authority) -> None
 def test_the_root_s_list_is_signed_again(authority: Authority, settings: Settings) -> None:
     """With a higher number each time."""
     first = served(authority, "root")
-    root_signer = load_root_signer(settings)
-    assert root_signer is not None
-    publish_root_crl(authority.database, root_signer)
+    root_signers = load_root_signers(settings)
+    assert len(root_signers) == 1
+    publish_root_crls(authority.database, root_signers)
     second = served(authority, "root")
     assert number_of(second) > number_of(first)
     assert second.last_update_utc >= first.last_update_utc
@@ -414,15 +467,17 @@ def test_the_root_s_list_is_signed_again(authority: Authority, settings: Setting
 
 def test_the_root_s_key_is_not_always_there(settings: Settings, tmp_path: Path) -> None:
     """Neither where its file was moved away, nor where the passphrase is another."""
-    assert load_root_signer(settings.model_copy(update={"data_dir": tmp_path / "none"})) is None
+    assert load_root_signers(settings.model_copy(update={"data_dir": tmp_path / "none"})) == []
 
 
 def test_the_state_of_revocations(authority: Authority) -> None:
     """It changes with each, also with one that is dated before others."""
     with authority.database.read() as connection:
-        assert crl_store.read_state(connection) == RevocationState(0, None)
+        none = crl_store.read_state(connection, "intermediate")
+        assert none == RevocationState(0, None, 0)
     newest = datetime(2026, 5, 1, 1, 2, 3, 4, tzinfo=UTC)
     for number, at in enumerate((newest, newest - DAY), 1):
         revoke_unknown(authority, number, at)
         with authority.database.read() as connection:
-            assert crl_store.read_state(connection) == RevocationState(number, newest)
+            state = crl_store.read_state(connection, "intermediate")
+            assert state == RevocationState(number, newest, 0)

@@ -6,7 +6,7 @@ import pytest
 from sqlalchemy.exc import IntegrityError
 
 from birthmark_sma.authority.ca import store as ca_store
-from birthmark_sma.authority.ca.store import Revocation, StoredCa
+from birthmark_sma.authority.ca.store import CaRole, Revocation, StoredCa
 from birthmark_sma.storage.engine import Database
 from tests.support.pki.revocations import add_revocation
 
@@ -21,8 +21,8 @@ def add_ca(database: Database, ca: StoredCa) -> None:
 
 def test_a_ca_comes_back_by_name(database: Database) -> None:
     """The root has no key here, the intermediate its encrypted one."""
-    root = StoredCa("root", "certificate of the root")
-    intermediate = StoredCa("intermediate", "certificate", "encrypted key")
+    root = StoredCa("root", "certificate of the root", CaRole.ROOT)
+    intermediate = StoredCa("intermediate", "certificate", CaRole.INTERMEDIATE, "encrypted key")
     add_ca(database, root)
     add_ca(database, intermediate)
     with database.read() as connection:
@@ -33,9 +33,9 @@ def test_a_ca_comes_back_by_name(database: Database) -> None:
 
 def test_a_ca_is_never_replaced(database: Database) -> None:
     """There is one of each name, the first."""
-    add_ca(database, StoredCa("root", "first", None))
+    add_ca(database, StoredCa("root", "first", CaRole.ROOT))
     with pytest.raises(IntegrityError):
-        add_ca(database, StoredCa("root", "second", None))
+        add_ca(database, StoredCa("root", "second", CaRole.ROOT))
     with database.read() as connection:
         found = ca_store.find_ca(connection, "root")
     assert found is not None
@@ -44,7 +44,9 @@ def test_a_ca_is_never_replaced(database: Database) -> None:
 
 def test_no_repr_shows_the_key() -> None:
     """Threat 28: not even the encrypted key gets into a log."""
-    assert "encrypted key" not in repr(StoredCa("intermediate", "certificate", "encrypted key"))
+    assert "encrypted key" not in repr(
+        StoredCa("intermediate", "certificate", CaRole.INTERMEDIATE, "encrypted key")
+    )
 
 
 def test_revocations_are_listed_oldest_first(database: Database) -> None:

@@ -7,11 +7,11 @@ import pytest
 
 from birthmark_sma.authority.devices import certificates_store
 from birthmark_sma.authority.devices import store as device_store
-from birthmark_sma.authority.devices.certificates_store import EarlierCertificate
+from birthmark_sma.authority.devices.certificates_store import EarlierCertificate, Revocation
 from birthmark_sma.protocol.verdict import DeviceStatus
 from birthmark_sma.storage.engine import Database, open_database
-from tests.integration.authority.devices.test_store import device
 from tests.support.authorities import counted_statements, execute, rows_of
+from tests.support.devices.registered import device
 from tests.support.schemas import give_schema
 
 NOW = datetime(2027, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -112,7 +112,10 @@ def test_certificates_by_their_serial_numbers(database: Database) -> None:
         None,
         NOW + DAY,
     )
-    assert (earlier.is_current, earlier.revocation) == (False, (NOW - 2 * DAY, "superseded"))
+    assert (earlier.is_current, earlier.revocation) == (
+        False,
+        Revocation(NOW - 2 * DAY, "superseded"),
+    )
     assert current.device_serial == earlier.device_serial == "device-0001"
     assert current.status is earlier.status is DeviceStatus.ACTIVE
 

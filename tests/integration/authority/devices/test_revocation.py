@@ -1,42 +1,58 @@
 """Suspension and revocation: which changes there are, and the list that tells of them."""
 
+import shutil
 import threading
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import pytest
 from cryptography import x509
-from cryptography.hazmat.primitives import serialization
 
 from birthmark_sma.authority.access.caller import Caller
 from birthmark_sma.authority.authority import Authority
 from birthmark_sma.authority.ca import store as ca_store
 from birthmark_sma.authority.ca.crl_publication import publish_due_crl
 from birthmark_sma.authority.ca.store import Revocation
+from birthmark_sma.authority.devices import states
 from birthmark_sma.authority.devices import store as device_store
-from birthmark_sma.authority.devices.revocation import (
-    reinstate_device,
-    revoke_device,
-    suspend_device,
-)
+from birthmark_sma.authority.devices.revocation import change_devices
 from birthmark_sma.config import Settings
 from birthmark_sma.errors import DeviceStatusError, UnknownDeviceError
 from birthmark_sma.pki.crl import REASONS
 from birthmark_sma.protocol.verdict import DeviceStatus, Reason
-from tests.support.authorities import camera_of, new_camera, opened, openssl, request_for
+from birthmark_sma.storage.engine import Database
+from tests.support.authorities import camera_of, new_camera, opened, request_for
+from tests.support.devices.acts import (
+    ACTOR,
+    reinstate_device,
+    retire_device,
+    revoke_device,
+    suspend_device,
+)
+from tests.support.pki.certificate_verifiers import (
+    ask_java,
+    lint_crl,
+    openssl_accepts_crl,
+    openssl_verify_with_crls,
+)
+from tests.support.pki.chains import Chain
 
-ACTIVE, SUSPENDED, REVOKED = DeviceStatus
+ACTIVE, SUSPENDED, REVOKED, RETIRED = DeviceStatus
+
+
+ACTS: dict[str, Callable[[Database, str], str]] = {
+    "suspend": suspend_device,
+    "reinstate": reinstate_device,
+    "revoke": partial(revoke_device, reason="key_compromise"),
+    "retire": retire_device,
+}
 
 
 def change(authority: Authority, verb: str, device_serial: str = "camera") -> None:
-    """Suspend, reinstate or revoke a device."""
-    if verb == "revoke":
-        revoke_device(authority.database, device_serial, "key_compromise")
-    else:
-        {"suspend": suspend_device, "reinstate": reinstate_device}[verb](
-            authority.database, device_serial
-        )
+    """Suspend, reinstate, revoke or retire a device."""
+    ACTS[verb](authority.database, device_serial)
 
 
 def status_of(authority: Authority, device_serial: str = "camera") -> DeviceStatus:
@@ -55,8 +71,7 @@ def revocations(authority: Authority) -> list[Revocation]:
 
 def crl_of(authority: Authority) -> x509.CertificateRevocationList:
     """Publish what was revoked, and return the list."""
-    issuer = authority.issuer
-    publish_due_crl(authority.database, issuer.certificate, issuer.signer, at_once=True)
+    publish_due_crl(authority.database, authority.issuer, at_once=True)
     crl = authority.served_crls.newest("intermediate")
     assert crl is not None
     return x509.load_der_x509_crl(crl.der)
@@ -64,40 +79,48 @@ def crl_of(authority: Authority) -> x509.CertificateRevocationList:
 
 # --- transitions
 
-TRANSITIONS: dict[tuple[DeviceStatus, str], DeviceStatus | None] = {
-    (ACTIVE, "suspend"): SUSPENDED,
-    (ACTIVE, "reinstate"): None,
-    (ACTIVE, "revoke"): REVOKED,
-    (SUSPENDED, "suspend"): None,
-    (SUSPENDED, "reinstate"): ACTIVE,
-    (SUSPENDED, "revoke"): REVOKED,
-    (REVOKED, "suspend"): None,
-    (REVOKED, "reinstate"): None,
-    (REVOKED, "revoke"): None,
+# None: the act is refused. The same status: nothing changes, and no error says so.
+TRANSITIONS: dict[DeviceStatus, dict[str, DeviceStatus | None]] = {
+    ACTIVE: {"suspend": SUSPENDED, "reinstate": ACTIVE, "revoke": REVOKED, "retire": RETIRED},
+    SUSPENDED: {"suspend": SUSPENDED, "reinstate": ACTIVE, "revoke": REVOKED, "retire": RETIRED},
+    REVOKED: {"suspend": None, "reinstate": None, "revoke": REVOKED, "retire": None},
+    RETIRED: {"suspend": None, "reinstate": None, "revoke": REVOKED, "retire": RETIRED},
 }
 WAYS: dict[DeviceStatus, list[str]] = {
     ACTIVE: [],
     SUSPENDED: ["suspend"],
     REVOKED: ["revoke"],
+    RETIRED: ["retire"],
+}
+REASON = {
+    ACTIVE: None,
+    SUSPENDED: "certificate_hold",
+    REVOKED: "key_compromise",
+    RETIRED: "cessation_of_operation",
 }
 
 
-def test_every_transition(authority: Authority) -> None:
+@pytest.mark.parametrize("before", DeviceStatus)
+@pytest.mark.parametrize("verb", ACTS)
+def test_every_transition(authority: Authority, before: DeviceStatus, verb: str) -> None:
     """Threat 6: a revocation is final, and what is refused changes nothing."""
-    for number, ((before, verb), after) in enumerate(TRANSITIONS.items()):
-        serial = f"camera-{number}"
-        new_camera(authority, serial)
-        for step in WAYS[before]:
-            change(authority, step, serial)
-        listed = revocations(authority)
-        if after is None:
-            with pytest.raises(DeviceStatusError, match=f"{serial} is {before.value}"):
-                change(authority, verb, serial)
-            assert revocations(authority) == listed
-        else:
-            change(authority, verb, serial)
-            assert len(revocations(authority)) == len(listed) + (verb == "revoke")
-        assert status_of(authority, serial) is (after or before)
+    new_camera(authority, "camera")
+    for step in WAYS[before]:
+        change(authority, step)
+    listed, after = revocations(authority), TRANSITIONS[before][verb]
+    if after is None:
+        with pytest.raises(DeviceStatusError, match=f"camera is {before.value}"):
+            change(authority, verb)
+        assert revocations(authority) == listed
+    else:
+        change(authority, verb)
+    final = after or before
+    assert status_of(authority) is final
+    # The list has the reason of the status, and the time of the first act.
+    entries = revocations(authority)
+    assert [each.revocation_reason for each in entries] == [REASON[final]] * (final is not ACTIVE)
+    if listed and entries:
+        assert entries[0].revoked_at == listed[0].revoked_at
 
 
 def test_only_that_device_changes(authority: Authority) -> None:
@@ -108,7 +131,7 @@ def test_only_that_device_changes(authority: Authority) -> None:
     assert status_of(authority, "camera-2") is status_of(authority, "cameras") is ACTIVE
 
 
-@pytest.mark.parametrize("verb", ["suspend", "reinstate", "revoke"])
+@pytest.mark.parametrize("verb", ACTS)
 def test_an_unknown_device_is_told(authority: Authority, verb: str) -> None:
     """The message repeats the serial that was given."""
     with pytest.raises(UnknownDeviceError, match="nobody"):
@@ -126,18 +149,15 @@ def test_an_unknown_reason_is_told(authority: Authority, reason: str) -> None:
 
 
 def test_two_who_revoke_at_once(authority: Authority, settings: Settings) -> None:
-    """One of them does it, the other is told, and the list has one entry."""
+    """One of them does it, the others change nothing, and the list has one entry."""
     new_camera(authority, "camera")
-    outcomes: list[str] = []
+    outcomes: list[int] = []
     start = threading.Barrier(4)
 
     def revoke(program: Authority) -> None:
         start.wait(30)
-        try:
-            change(program, "revoke")
-            outcomes.append("revoked")
-        except DeviceStatusError:
-            outcomes.append("told")
+        compromised = states.revoke(ACTOR, "key_compromise")
+        outcomes.append(len(change_devices(program.database, ["camera"], compromised).changed))
 
     with opened(settings) as other:
         threads = [
@@ -147,7 +167,7 @@ def test_two_who_revoke_at_once(authority: Authority, settings: Settings) -> Non
             thread.start()
         for thread in threads:
             thread.join(30)
-    assert sorted(outcomes) == ["revoked", "told", "told", "told"]
+    assert sorted(outcomes) == [0, 0, 0, 1]
     assert len(revocations(authority)) == 1
 
 
@@ -168,37 +188,49 @@ def test_the_verdict_follows(authority: Authority) -> None:
     assert reason() is Reason.DEVICE_REVOKED
 
 
+def test_the_token_of_a_retired_device_fails(authority: Authority) -> None:
+    """With a reason of its own, which no caller is told."""
+    camera = new_camera(authority, "camera")
+    change(authority, "retire")
+    judged = authority.validator.submit(camera.token(), Caller(None)).result(30)
+    assert judged.reason is Reason.DEVICE_RETIRED
+
+
 # --- the list
 
 
-def test_openssl_reads_the_list(authority: Authority, tmp_path: Path) -> None:
-    """Its signature verifies, and with it OpenSSL refuses the revoked device and no other."""
-    answers: dict[str, Any] = {
-        serial: authority.provisioner.provision_device(request_for(serial))
-        for serial in ("good", "bad")
+def test_other_programs_agree_with_the_register(authority: Authority) -> None:
+    """OpenSSL and Java, with both lists: who is good, suspended, revoked, retired, reinstated."""
+    ways = {
+        "good": [],
+        "suspended": ["suspend"],
+        "revoked": ["revoke"],
+        "retired": ["retire"],
+        "reinstated": ["suspend", "reinstate"],
+        "revoked later": ["suspend", "retire", "revoke"],
     }
-    change(authority, "revoke", "bad")
+    chains = []
+    for serial, acts in ways.items():
+        answer = authority.provisioner.provision_device(request_for(serial))
+        for verb in acts:
+            change(authority, verb, serial)
+        pems = [answer.device_certificate, *answer.certificate_chain]
+        leaf, intermediate, root = (x509.load_pem_x509_certificate(pem.encode()) for pem in pems)
+        chains.append(Chain(serial, leaf, (intermediate,), root))
     crl = crl_of(authority)
-    (tmp_path / "crl").write_bytes(crl.public_bytes(serialization.Encoding.PEM))
-    chain = answers["good"].certificate_chain
-    (tmp_path / "intermediate").write_text(chain[0])
-    (tmp_path / "root").write_text(chain[1])
-    read = openssl("crl", "-in", tmp_path / "crl", "-CAfile", tmp_path / "intermediate", "-noout")
-    assert "verify OK" in read.stdout + read.stderr
-    verdicts = {}
-    for serial, answer in answers.items():
-        (tmp_path / "leaf").write_text(answer.device_certificate)
-        verdicts[serial] = openssl(
-            "verify", "-x509_strict", "-crl_check", "-CRLfile", tmp_path / "crl",
-            "-CAfile", tmp_path / "root", "-untrusted", tmp_path / "intermediate",
-            tmp_path / "leaf",
-        )  # fmt: skip
-    assert verdicts["good"].returncode == 0, verdicts["good"].stderr
-    assert "certificate revoked" in verdicts["bad"].stderr
-    certificate = x509.load_pem_x509_certificate(answers["bad"].device_certificate.encode())
-    entry = crl.get_revoked_certificate_by_serial_number(certificate.serial_number)
-    assert entry is not None
-    assert len(list(crl)) == 1
+    assert openssl_accepts_crl(crl, authority.issuer.certificate)
+    # The CA/Browser Forum alone has no holds.
+    assert {each.code for each in lint_crl(crl)} == {"cabf.crl_prohibited_reason_code"}
+    root_crl = authority.served_crls.newest("root")
+    assert root_crl is not None
+    lists = [crl, x509.load_der_x509_crl(root_crl.der)]
+    good = {"good", "reinstated"}
+    told = [openssl_verify_with_crls(chain, *lists) for chain in chains]
+    assert {name for name, each in zip(ways, told, strict=True) if each is None} == good
+    assert all("certificate revoked" in each for each in told if each is not None)
+    if shutil.which("java"):
+        told = ask_java(chains, lists)
+        assert {name for name, each in zip(ways, told, strict=True) if each is None} == good, told
 
 
 def test_every_reason_is_told(authority: Authority) -> None:
@@ -225,9 +257,10 @@ def test_every_reason_is_told(authority: Authority) -> None:
 
 
 def test_an_empty_list_is_a_list(authority: Authority) -> None:
-    """A verifier needs one before anything was revoked; suspension does not put on it."""
+    """A verifier needs one before anything was revoked, and after the last suspension."""
     new_camera(authority, "camera")
     change(authority, "suspend")
+    change(authority, "reinstate")
     crl = crl_of(authority)
     assert list(crl) == []
     public_key: Any = authority.issuer.certificate.public_key()

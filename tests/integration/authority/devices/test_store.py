@@ -2,7 +2,6 @@
 
 import threading
 from dataclasses import replace
-from datetime import UTC, datetime
 
 import pytest
 
@@ -11,26 +10,7 @@ from birthmark_sma.authority.devices.store import Device
 from birthmark_sma.errors import DatabaseUnavailableError
 from birthmark_sma.protocol.verdict import DeviceStatus
 from birthmark_sma.storage.engine import Database, open_database
-
-NOW = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
-
-
-def device(number: int) -> Device:
-    """Return a device in which everything has this number."""
-    return Device(
-        device_serial=f"device-{number:04}",
-        nuc_hash=number.to_bytes(32, "big"),
-        table_assignments=(number, number + 5, number + 700),
-        device_certificate=f"certificate {number}",
-        certificate_serial=f"{number:x}",
-        device_public_key=f"key {number}",
-        public_key_fingerprint=number.to_bytes(32, "little"),
-        device_family="Test",
-        app_version=None,
-        status=DeviceStatus.ACTIVE,
-        provisioning_id=f"PROV-20260102-{number}",
-        provisioned_at=NOW,
-    )
+from tests.support.devices.registered import device
 
 
 def add(database: Database, *new: Device) -> set[str]:
@@ -187,20 +167,7 @@ def test_families_largest_first(database: Database) -> None:
         ]
 
 
-# --- status
-
-
-def test_a_status_changes_from_what_it_is_thought_to_be(database: Database) -> None:
-    """Whoever acted on an old status changes nothing."""
-    add(database, device(1), device(2))
-    active, suspended, revoked = DeviceStatus
-    with database.write() as transaction:
-        change = device_store.set_status
-        assert change(transaction, "device-0001", old=active, new=suspended)
-        assert not change(transaction, "device-0001", old=active, new=revoked)
-        assert not change(transaction, "device-0003", old=active, new=revoked)
-    assert find(database, "device-0001") == replace(device(1), status=suspended)
-    assert find(database, "device-0002") == device(2)
+# --- the database is gone
 
 
 def test_an_outage_is_not_an_unknown_device() -> None:

@@ -628,7 +628,7 @@ def test_a_command_that_hangs_delays_no_revocation(
     with opened(founded_by_passphrase) as late:
         rotated(founded_by_passphrase, new_ca_password=OTHER)
         monkeypatch.setattr(wrapping, "open_keys", hanging)
-        watch = KeyReloader(late.database, late.secrets.keks, late.key_cache)
+        watch = KeyReloader(late.database, late.secrets.keks, late.key_cache, late.issuers)
         began = time.monotonic()
         watch.work(datetime.now(UTC))
         assert time.monotonic() - began < 5

@@ -20,11 +20,7 @@ from birthmark_sma.authority.authority import Authority, opened_in_bulk
 from birthmark_sma.authority.ca import store as ca_store
 from birthmark_sma.authority.devices import certificates_store, re_enrolments
 from birthmark_sma.authority.devices import store as device_store
-from birthmark_sma.authority.devices.revocation import (
-    reinstate_device,
-    revoke_device,
-    suspend_device,
-)
+from birthmark_sma.authority.devices.certificates_store import Revocation
 from birthmark_sma.authority.devices.store import Device
 from birthmark_sma.authority.provisioning.issuance import IssuedDevice
 from birthmark_sma.authority.provisioning.service import Provisioned, ProvisioningRequest
@@ -56,6 +52,7 @@ from tests.support.authorities import (
     rows_of,
 )
 from tests.support.cameras.camera import csr_pem, new_key, public_pem, sealed_fields
+from tests.support.devices.acts import reinstate_device, revoke_device, suspend_device
 
 DAY = timedelta(days=1)
 NOBODY = Caller(None)
@@ -152,7 +149,7 @@ def test_a_device_that_lost_its_key_gets_a_new_certificate(authority: Authority)
     old = x509.load_pem_x509_certificate(before.device_certificate.encode())
     assert earlier.not_before == old.not_valid_before_utc
     assert earlier.replaced_by == "olga"
-    assert revocation == (earlier.replaced_at, "superseded")
+    assert revocation == Revocation(earlier.replaced_at, "superseded")
     assert listed.revocation_reason == "superseded"
     assert {each.certificate_serial: each.is_current for each in known.values()} == {
         before.certificate_serial: False,

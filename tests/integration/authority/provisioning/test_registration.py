@@ -11,12 +11,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, x25519
 
 from birthmark_sma.authority.authority import Authority, opened_in_bulk
 from birthmark_sma.authority.devices import store as device_store
-from birthmark_sma.authority.devices.revocation import (
-    find_named,
-    reinstate_device,
-    revoke_device,
-    suspend_device,
-)
+from birthmark_sma.authority.devices.revocation import find_named
 from birthmark_sma.authority.provisioning.service import Provisioned, ProvisioningRequest
 from birthmark_sma.config import Settings
 from birthmark_sma.errors import (
@@ -36,6 +31,7 @@ from birthmark_sma.pki.keys.key_policy import (
 from birthmark_sma.pki.names import RECIPIENT_KEY_URN_PREFIX, requested_subject
 from tests.support.authorities import execute, new_camera, opened, request_for, rows_of
 from tests.support.cameras.camera import new_key, public_pem
+from tests.support.devices.acts import reinstate_device, revoke_device, suspend_device
 from tests.support.pki.weak_keys import (
     next_prime,
     public_key,

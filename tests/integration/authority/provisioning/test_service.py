@@ -250,7 +250,7 @@ def test_what_is_refused_leaves_nothing(
 
 
 def test_a_published_authority_says_where_its_crl_is(tmp_path: Path, database_url: str) -> None:
-    """With a public URL, certificates name the CRL and the issuer's certificate; else neither."""
+    """With a public URL, certificates name CRL, OCSP and the issuer's certificate; else nothing."""
     settings = small_settings(tmp_path, database_url, public_url="https://sma.example.org/")
     with new_authority(settings) as authority:
         answer = provision(authority, request_for("camera-1"))
@@ -258,8 +258,11 @@ def test_a_published_authority_says_where_its_crl_is(tmp_path: Path, database_ur
     points = extensions.get_extension_for_class(x509.CRLDistributionPoints).value
     (name,) = points[0].full_name or []
     assert name.value == "https://sma.example.org/pki/intermediate.crl"
-    (access,) = extensions.get_extension_for_class(x509.AuthorityInformationAccess).value
-    assert access.access_location.value == "https://sma.example.org/pki/intermediate.crt"
+    access = extensions.get_extension_for_class(x509.AuthorityInformationAccess).value
+    assert [each.access_location.value for each in access] == [
+        "https://sma.example.org/pki/ocsp/",
+        "https://sma.example.org/pki/intermediate.crt",
+    ]
 
     with opened(small_settings(tmp_path, database_url)) as authority:
         answer = provision(authority, request_for("camera-2"))

@@ -8,11 +8,6 @@ import pytest
 
 from birthmark_sma.authority.access.caller import Caller
 from birthmark_sma.authority.authority import Authority
-from birthmark_sma.authority.devices.revocation import (
-    reinstate_device,
-    revoke_device,
-    suspend_device,
-)
 from birthmark_sma.config import Settings
 from birthmark_sma.protocol.camera_token import CameraToken
 from birthmark_sma.protocol.key_derivation import NORMATIVE, PUBLISHED_CLIENTS, Derivation
@@ -20,6 +15,7 @@ from birthmark_sma.protocol.replay import Repeat
 from birthmark_sma.protocol.verdict import Reason
 from tests.support.authorities import opened, request_for, rows_of
 from tests.support.cameras.colliding_tokens import collide_for
+from tests.support.devices.acts import reinstate_device, revoke_device, suspend_device
 
 CALLER = Caller("192.0.2.7")
 GENUINE, OTHER = Reason.GENUINE, Reason.OTHER_DERIVATION

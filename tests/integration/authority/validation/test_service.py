@@ -16,11 +16,6 @@ from sqlalchemy import event, select
 from birthmark_sma.authority.access.caller import Caller
 from birthmark_sma.authority.access.store import AccessKey, KeyScope
 from birthmark_sma.authority.authority import Authority
-from birthmark_sma.authority.devices.revocation import (
-    reinstate_device,
-    revoke_device,
-    suspend_device,
-)
 from birthmark_sma.authority.validation.records import Validation
 from birthmark_sma.config import ReplayPolicy, Settings
 from birthmark_sma.errors import DatabaseUnavailableError, PoolFullError, ShuttingDownError
@@ -45,6 +40,12 @@ from tests.support.authorities import (
 from tests.support.cameras.camera import Camera
 from tests.support.counting import assert_the_ledger_agrees_with_the_trail
 from tests.support.databases.postgres import Postgres
+from tests.support.devices.acts import (
+    reinstate_device,
+    retire_device,
+    revoke_device,
+    suspend_device,
+)
 from tests.support.http.contexts import Asked
 
 CALLER = Caller("192.0.2.7")
@@ -73,6 +74,7 @@ class Scene:
     camera: Camera
     suspended: Camera
     revoked: Camera
+    retired: Camera
 
     @classmethod
     def of(cls, authority: Authority) -> "Scene":
@@ -82,9 +84,11 @@ class Scene:
             new_camera(authority, "active"),
             new_camera(authority, "suspended"),
             new_camera(authority, "revoked"),
+            new_camera(authority, "retired"),
         )
         suspend_device(authority.database, "suspended")
         revoke_device(authority.database, "revoked", "key_compromise")
+        retire_device(authority.database, "retired")
         return scene
 
     def foreign_table(self, camera: Camera) -> int:
@@ -221,6 +225,7 @@ TRUTH_TABLE: dict[str, tuple[Forgery, Reason, str | None]] = {
     ),
     "suspended": (lambda s: s.suspended.token(), Reason.DEVICE_SUSPENDED, "suspended"),
     "revoked": (lambda s: s.revoked.token(), Reason.DEVICE_REVOKED, "revoked"),
+    "retired": (lambda s: s.retired.token(), Reason.DEVICE_RETIRED, "retired"),
 }
 
 
@@ -547,7 +552,7 @@ def test_every_fail_costs_the_same_statements(scene: Scene) -> None:
     }
     assert len({tuple(each) for each in failed.values()}) == 1, failed
     statements = [each for each in costs["unknown table"] if not each.startswith("BEGIN")]
-    assert len(statements) == (3 if scene.authority.database.dialect_name == "postgresql" else 5)
+    assert len(statements) == (4 if scene.authority.database.dialect_name == "postgresql" else 5)
     assert set(costs["unknown table"]) == set(costs["genuine"])
 
 

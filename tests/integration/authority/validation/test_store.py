@@ -15,10 +15,11 @@ from birthmark_sma.protocol.verdict import DeviceStatus, Reason
 from birthmark_sma.storage.engine import Database
 from birthmark_sma.storage.portable_sql import UtcDateTime, choose
 from birthmark_sma.storage.schema import validation_history
-from tests.integration.authority.devices.test_store import add, device
+from tests.integration.authority.devices.test_store import add
 from tests.support.audit_rows import AuditWriter, judged
 from tests.support.authorities import counted_statements, rows_of
 from tests.support.counting import assert_counters_are_those_of_the_trail
+from tests.support.devices.registered import device
 
 NOW = datetime(2026, 3, 29, 23, 30, 59, 999_999, tzinfo=UTC)
 

@@ -619,7 +619,7 @@ def test_a_disk_that_is_full(factory: Factory) -> None:
     """The results may not grow beyond some chunks; once they may, no device is without its own."""
     lines = [device(number) for number in range(1_500)]
     factory.write("devices.jsonl", lines)
-    limit = 2_500_000
+    limit = 3_100_000
     run = factory.start(
         *factory.arguments(),
         before=[partial(resource.setrlimit, resource.RLIMIT_FSIZE, (limit, limit))],

@@ -15,7 +15,6 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from birthmark_sma import __version__
-from birthmark_sma.authority.devices.revocation import revoke_device
 from tests.support.cameras.camera import (
     PROVISION,
     VALIDATE,
@@ -25,6 +24,7 @@ from tests.support.cameras.camera import (
 )
 from tests.support.databases.frozen_proxy import FrozenProxy
 from tests.support.databases.postgres import Postgres
+from tests.support.devices.acts import revoke_device
 from tests.support.pki.crls import certificate_serial_of, fetch_crl, fetch_crl_with
 from tests.support.problems import assert_problem, assert_tells_no_internals
 from tests.support.programs.running import (

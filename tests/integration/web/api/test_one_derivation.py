@@ -6,7 +6,6 @@ from typing import Any
 import httpx2
 import pytest
 
-from birthmark_sma.authority.devices.revocation import revoke_device
 from birthmark_sma.protocol.camera_token import CameraToken
 from tests.support.authorities import execute
 from tests.support.cameras.camera import (
@@ -17,6 +16,7 @@ from tests.support.cameras.camera import (
     wire,
 )
 from tests.support.cameras.colliding_tokens import collide_for
+from tests.support.devices.acts import revoke_device
 from tests.support.programs.running import Running, new_serial
 
 

@@ -47,6 +47,9 @@ OPERATIONS = {
     ("GET", "/pki/intermediate.crt"),
     ("GET", "/pki/intermediate.crl"),
     ("GET", "/pki/root.crl"),
+    ("GET", "/pki/ca/{file}"),
+    ("GET", "/pki/roots.pem"),
+    ("GET", "/pki/roots.pem.p7s"),
 }
 
 

@@ -14,11 +14,6 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa, x25519
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from jwcrypto import jwe, jwk
 
-from birthmark_sma.authority.devices.revocation import (
-    reinstate_device,
-    revoke_device,
-    suspend_device,
-)
 from birthmark_sma.protocol.bundle import format_time
 from tests.support.authorities import execute
 from tests.support.cameras.camera import (
@@ -30,6 +25,7 @@ from tests.support.cameras.camera import (
     wire,
 )
 from tests.support.cameras.renewal import RENEW, RenewingDevice
+from tests.support.devices.acts import reinstate_device, revoke_device, suspend_device
 from tests.support.problems import assert_problem, fields_of
 from tests.support.programs.running import Running, new_serial
 

@@ -11,9 +11,9 @@ from typing import Any
 import httpx2
 import pytest
 
-from birthmark_sma.authority.devices.revocation import revoke_device, suspend_device
 from birthmark_sma.protocol.camera_token import CameraToken
 from tests.support.cameras.camera import VALIDATE, Camera, wire
+from tests.support.devices.acts import revoke_device, suspend_device
 from tests.support.problems import assert_problem, fields_of
 from tests.support.programs.running import AuditRow, Running, new_serial
 from tests.support.programs.server import Server

@@ -13,11 +13,11 @@ import pytest
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from sqlalchemy import update
 
-from birthmark_sma.authority.devices.revocation import suspend_device
 from birthmark_sma.storage.schema import registered_devices
 from tests.support.cameras.camera import VALIDATE, Camera, wire
 from tests.support.cameras.colliding_tokens import forge
 from tests.support.cameras.published_camera import PublishedCamera, published_key
+from tests.support.devices.acts import suspend_device
 from tests.support.problems import assert_problem
 from tests.support.programs.running import Running, new_serial
 

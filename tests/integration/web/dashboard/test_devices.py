@@ -9,6 +9,8 @@ import httpx2
 import pytest
 from cryptography import x509
 
+from birthmark_sma.authority.devices import states
+from birthmark_sma.authority.devices.revocation import change_device
 from birthmark_sma.authority.devices.store import Device, add_devices
 from birthmark_sma.protocol.verdict import DeviceStatus
 from birthmark_sma.storage.engine import Database
@@ -206,6 +208,27 @@ def test_a_device_and_its_certificate(running: Running) -> None:
         assert len(chain) == 3
         for certificate, issuer in zip(chain, [*chain[1:], chain[-1]], strict=True):
             certificate.verify_directly_issued_by(issuer)
+
+
+def test_who_changed_a_device_and_why(running_on_sqlite: Running) -> None:
+    """On its page and in the list: status, reason, time and actor."""
+    serial = new_serial()
+    since = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+    with running_on_sqlite.client(headers=PAGE) as client:
+        Camera.provisioned(client, serial)
+        page = client.get("/dashboard/device", params={"serial": serial})
+        assert "On the list" not in page.text
+        with running_on_sqlite.database() as database:
+            change_device(database, serial, states.retire("<the> operator"))
+            listed = client.get("/dashboard/devices", params={"q": serial, "status": "retired"})
+            change_device(database, serial, states.revoke("another", "key_compromise", since))
+        page = client.get("/dashboard/device", params={"serial": serial})
+    assert_strict(listed)
+    for text in (serial, "retired", "cessation_of_operation", "&lt;the&gt; operator"):
+        assert text in listed.text
+    assert_strict(page)
+    for text in ("Revoked", "key_compromise", "another", "2026-01-02 03:04:05 UTC"):
+        assert text in page.text
 
 
 def test_an_unknown_device(running_on_sqlite: Running) -> None:

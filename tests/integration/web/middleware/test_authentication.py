@@ -125,6 +125,12 @@ ROUTES: dict[tuple[str, str], set[str] | None] = {
     ("GET", "/pki/intermediate.crt"): EVERY,
     ("GET", "/pki/intermediate.crl"): EVERY,
     ("GET", "/pki/root.crl"): EVERY,
+    ("GET", "/pki/ca/{file}"): EVERY,
+    ("GET", "/pki/roots.pem"): EVERY,
+    ("GET", "/pki/roots.pem.p7s"): EVERY,
+    ("GET", "/pki/ocsp/"): EVERY,
+    ("POST", "/pki/ocsp/"): EVERY,
+    ("GET", "/pki/ocsp/{request}"): EVERY,
     ("GET", "/"): None,
     ("GET", "/dashboard"): {"admin"},
     ("GET", "/dashboard/callers"): {"admin"},
@@ -151,10 +157,12 @@ ROUTES: dict[tuple[str, str], set[str] | None] = {
 """Who opens what; None is anyone. A route that is not here fails the test."""
 
 PLACES = {
+    "/pki/ca/{file}": "/pki/ca/root.crt",
     "/dashboard/static": "/dashboard/static/curve.js",
+    "/pki/ocsp/{request}": "/pki/ocsp/MAA=",
     "/static-offline-docs": "/static-offline-docs/vendor/swagger-ui/swagger-ui.css",
 }
-"""What is asked for of a directory."""
+"""What is asked for of a directory, or with a parameter."""
 
 
 DOCUMENTED = {PROVISION, VALIDATE, BATCH, PUBLISHED, "/health", "/stats", "/pki/root.crt"}

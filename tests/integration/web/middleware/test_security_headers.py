@@ -37,6 +37,9 @@ OTHERS = (
     "/pki/intermediate.crt",
     "/pki/intermediate.crl",
     "/pki/root.crl",
+    "/pki/ca/root.crt",
+    "/pki/roots.pem",
+    "/pki/roots.pem.p7s",
     "/nothing",
     PROVISION,
     VALIDATE,
@@ -111,8 +114,8 @@ def test_what_is_no_page_runs_nothing(running_on_sqlite: Running, path: str) -> 
             *("default-src", "frame-ancestors", "base-uri", "form-action")
         }
         public = path.startswith(("/pki/", "/static-offline-docs/"))
-        # A cache asks each time whether a revocation list is still the newest.
-        kept = "no-cache" if path.endswith(".crl") else None
+        # A cache asks each time whether a list is still the newest.
+        kept = "no-cache" if path.endswith((".crl", ".pem", ".p7s")) else None
         assert response.headers.get("cache-control") == (kept if public else "no-store")
         assert "access-control-allow-origin" not in response.headers
 

@@ -32,6 +32,7 @@ from birthmark_sma.storage.schema import HEAD_REVISION
 _LISTED = 3  # names that are listed one by one
 _LEDGER_ROWS = 1_000
 _LISTED_COLLISIONS = 20
+_LISTED_UNLISTED = 1_000
 
 
 def check_connection(database: Database, file: Path | None) -> Iterator[Finding]:
@@ -104,6 +105,25 @@ def check_serials(database: Database) -> Iterator[Finding]:
         )
     if not pairs:
         yield ok("No two devices have the same name")
+
+
+def check_statuses(database: Database) -> Iterator[Finding]:
+    """Check that the certificates of devices that are not active are on the revocation list.
+
+    Only an operator's own SQL can leave one out: an act changes both in one transaction.
+    """
+    with database.read(LONG_SECONDS) as connection:
+        numbers = device_store.count_out_of_order(connection)
+        unlisted = device_store.list_unlisted(connection, limit=_LISTED_UNLISTED)
+    if unlisted:
+        yield warning(
+            f"Devices are not active, and not on the revocation list either: {_some(unlisted)}",
+            "Suspend, revoke or retire them again with sma devices: that lists them. Until then an"
+            " aggregation server with the list alone accepts their bundles",
+        )
+        return
+    told = ", ".join(f"{number:,} {status.value}" for status, number in numbers.items())
+    yield ok(f"Devices that are not active, all on the revocation list: {told or 'none'}")
 
 
 def check_retention(database: Database, settings: Settings, now: datetime) -> Iterator[Finding]:

@@ -3,7 +3,7 @@
 `runner` calls these checks.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -12,6 +12,8 @@ from cryptography import x509
 
 from birthmark_sma.authority.access import store as access_key_store
 from birthmark_sma.authority.ca import store as ca_store
+from birthmark_sma.authority.ca.issuers import OpenCa
+from birthmark_sma.authority.ca.store import CaRole, CaState
 from birthmark_sma.authority.operations.doctor.findings import (
     Finding,
     State,
@@ -47,12 +49,13 @@ class _Term:
 
 _DAY = timedelta(days=1)
 _CA_TERMS = {
-    "root": _Term(warning=730 * _DAY, critical=180 * _DAY),
-    "intermediate": _Term(warning=365 * _DAY, critical=60 * _DAY),
+    CaRole.ROOT: _Term(warning=730 * _DAY, critical=180 * _DAY),
+    CaRole.INTERMEDIATE: _Term(warning=365 * _DAY, critical=60 * _DAY),
 }
 _SUCCESSOR = {
-    "root": "Plan a new root now: devices and verifiers need it before this one expires",
-    "intermediate": "Plan a new one now: once it has expired, no device can be provisioned",
+    CaRole.ROOT: "Type sma ca roll-root: devices and verifiers need the new root before this one"
+    " expires",
+    CaRole.INTERMEDIATE: "Type sma ca rotate: once it has expired, no device can be provisioned",
 }
 _MOST_COUNTED = 10_000
 _TLS_TERM = _Term(warning=21 * _DAY, critical=3 * _DAY)
@@ -63,18 +66,51 @@ _AHEAD = timedelta(minutes=2)  # audit rows may be so far in the future of this 
 
 
 def check_ca(database: Database, now: datetime) -> Iterator[Finding]:
-    """Check when the root and intermediate certificates expire."""
-    for name, certificate in _ca_certificates(database).items():
-        end = certificate.not_valid_after_utc
-        state = _CA_TERMS[name].judge(end, now)
-        sentence = f"The certificate of the {name} {_validity(end, now)}"
-        if state is not State.WELL:
-            yield Finding(state, f"{name} CA", sentence, _SUCCESSOR[name])
-        elif name == "intermediate" and end - now < profiles.DEVICE.validity:
-            early = "A device certificate cannot be valid longer than this CA, so it expires early"
-            yield info(f"{sentence}. {early}", name=f"{name} CA")
-        else:
-            yield ok(sentence, f"{name} CA")
+    """Check when CA certificates expire, and whether devices need others than they have."""
+    with database.read() as connection:
+        cas = [OpenCa(each, each.load()) for each in ca_store.list_cas(connection)]
+        devices = ca_store.count_devices_under(connection)
+    prepared = [ca for ca in cas if ca.stored.state is CaState.PREPARED]
+    for ca in cas:
+        if ca.stored.role is CaRole.CROSS:
+            continue  # it ends with the root that it certifies or with the one that signed it
+        match ca.state_at(now):
+            case CaState.ACTIVE:
+                yield _check_active(ca, prepared, now)
+            case CaState.COMPROMISED if number := devices.get(ca.name, 0):
+                yield warning(
+                    f"{counted(number, 'device has', 'devices have')} certificates under {ca.name},"
+                    " which is compromised",
+                    "Let them get new certificates: docs/operate/certificates.md",
+                    f"{ca.name} CA",
+                )
+            case CaState.PREPARED | CaState.RETIRING as state:
+                validity = _validity(ca.certificate.not_valid_after_utc, now)
+                yield ok(f"{ca.name} is {state.value}. It {validity}", f"{ca.name} CA")
+
+
+def _check_active(ca: OpenCa, prepared: Sequence[OpenCa], now: datetime) -> Finding:
+    role = ca.stored.role
+    end = ca.certificate.not_valid_after_utc
+    state = _CA_TERMS[role].judge(end, now)
+    sentence = f"The certificate of the {role} {_validity(end, now)}"
+    name = f"{ca.name} CA"
+    successors = [
+        each
+        for each in prepared
+        if (each.stored.role, each.stored.issuer) == (role, ca.stored.issuer)
+        and each.certificate.not_valid_after_utc > end
+    ]
+    if state is not State.WELL and successors:
+        do = f"Type sma ca rotate --activate {successors[-1].name}"
+        prepared_state = State.NOTED if state is State.WARNING else state
+        return Finding(prepared_state, name, f"{sentence}. A successor is prepared", do)
+    if state is not State.WELL:
+        return Finding(state, name, sentence, _SUCCESSOR[role])
+    if role is CaRole.INTERMEDIATE and end - now < profiles.DEVICE.validity:
+        early = "A device certificate cannot be valid longer than this CA, so it expires early"
+        return info(f"{sentence}. {early}", "Type sma ca rotate", name=name)
+    return ok(sentence, name)
 
 
 def check_device_certificates(database: Database, now: datetime) -> Iterator[Finding]:
@@ -124,6 +160,7 @@ def check_clock(database: Database, now: datetime) -> Iterator[Finding]:
         theirs = database_time(connection)
         after = datetime.now(UTC)
         newest = health.newest_minute(connection)
+        cas = ca_store.list_cas(connection)
     # The database's clock was read between `before` and `after`: only a time outside is a drift.
     drift = max(theirs - after, before - theirs, timedelta(0))
     ahead = "ahead of" if theirs < before else "behind"
@@ -134,9 +171,7 @@ def check_clock(database: Database, now: datetime) -> Iterator[Finding]:
         )
         yield Finding(state, "clock", sentence, "Synchronise both clocks by NTP")
         return
-    new_authority = max(
-        (each.not_valid_before_utc for each in _ca_certificates(database).values()), default=now
-    )
+    new_authority = max((each.load().not_valid_before_utc for each in cas), default=now)
     if now < new_authority:
         yield critical(
             f"This machine's clock says {now:%Y-%m-%d %H:%M} UTC, before the CA's certificates"
@@ -196,12 +231,6 @@ def check_access_keys(database: Database, settings: Settings, now: datetime) -> 
         yield ok(f"{keys} valid. None expires within two weeks")
     else:
         yield ok("There is no valid access key. On this address callers need none")
-
-
-def _ca_certificates(database: Database) -> dict[str, x509.Certificate]:
-    with database.read() as connection:
-        found = {name: ca_store.find_ca(connection, name) for name in _CA_TERMS}
-    return {name: ca.load() for name, ca in found.items() if ca is not None}
 
 
 def _tls(file: Path, now: datetime, do: str, name: str = "TLS") -> Iterator[Finding]:

@@ -82,6 +82,7 @@ def _inside(
     checks: list[Check] = [
         ("key tables", lambda: secrets.check_tables(database)),
         ("serials", lambda: database_checks.check_serials(database)),
+        ("device statuses", lambda: database_checks.check_statuses(database)),
         ("secrets", lambda: secrets.decrypt_all(database, settings)[1]),
         ("CA", lambda: expiry.check_ca(database, now)),
         ("device certificates", lambda: expiry.check_device_certificates(database, now)),

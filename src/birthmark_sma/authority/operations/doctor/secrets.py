@@ -14,9 +14,10 @@ from typing import TypeVar
 from sqlalchemy import Connection
 
 from birthmark_sma.authority.ca import store as ca_store
-from birthmark_sma.authority.ca.ceremony import root_key_file
+from birthmark_sma.authority.ca.ceremony import root_key_files
 from birthmark_sma.authority.ca.intermediate_key import open_ca_key
 from birthmark_sma.authority.ca.root_key_file import RootKey, is_root_key_slow_to_guess
+from birthmark_sma.authority.ca.store import CaRole
 from birthmark_sma.authority.devices import store as device_store
 from birthmark_sma.authority.kek import store as kek_store
 from birthmark_sma.authority.kek.passphrase_file import (
@@ -141,7 +142,8 @@ def decrypt_all(database: Database, settings: Settings) -> tuple[dict[str, int],
 
 def check_files(settings: Settings) -> Iterator[Finding]:
     """Warn of private files that others can read, and of files that a rotation left behind."""
-    root, file = root_key_file(settings), PassphraseFile.in_force(settings)
+    file = PassphraseFile.in_force(settings)
+    roots = [path for path in root_key_files(settings) if path.exists()]
     problems = [
         warning(
             f"Other users can read {path}",
@@ -150,19 +152,23 @@ def check_files(settings: Settings) -> Iterator[Finding]:
         for path in _private_files(settings)
         if others_can_read(path)
     ]
-    if root.exists() and not others_can_read(root) and not is_root_key_slow_to_guess(root):
-        problems.append(
-            warning(
-                f"{root} is quick to guess at: it is encrypted as older versions did",
-                "Type sma init with the CA_PASSWORD that decrypts it, to encrypt it again",
-            )
+    problems += [
+        warning(
+            f"{root} is quick to guess at: it is encrypted as older versions did",
+            "Type sma init with the CA_PASSWORD that decrypts it, to encrypt it again",
         )
+        for root in roots
+        if not others_can_read(root) and not is_root_key_slow_to_guess(root)
+    ]
     problems += [
         warning(f"{path} was left behind by an interrupted rotation", _ROTATE)
-        for path in (*(file.leftovers if file else ()), *RootKey(root, None).leftovers)
+        for path in (
+            *(file.leftovers if file else ()),
+            *(path for root in root_key_files(settings) for path in RootKey(root, None).leftovers),
+        )
     ]
     yield from problems or [ok("Only their owner can read them")]
-    if root.exists():
+    for root in roots:
         yield info(
             f"The root's private key is in {root}. The server never needs it",
             "Move it to a safe place",
@@ -181,7 +187,7 @@ def check_files(settings: Settings) -> Iterator[Finding]:
 def _uses(connection: Connection, records: list[KekRecord]) -> list[KeyUse]:
     tables = key_table_store.count_by_kek(connection)
     answers = idempotency_store.count_by_kek(connection)
-    intermediate = ca_store.find_ca(connection, "intermediate")
+    cas = ca_store.list_cas(connection)
     return [
         KeyUse(
             kek_id=record.kek_id,
@@ -189,7 +195,7 @@ def _uses(connection: Connection, records: list[KekRecord]) -> list[KeyUse]:
             created_at=record.created_at.isoformat(timespec="seconds"),
             key_tables=tables.get(record.kek_id, 0),
             first_answers=answers.get(record.kek_id, 0),
-            ca_key=intermediate is not None and intermediate.kek_id == record.kek_id,
+            ca_key=any(ca.kek_id == record.kek_id for ca in cas),
         )
         for record in records
     ]
@@ -209,11 +215,13 @@ def _places(settings: Settings, records: list[KekRecord], passphrase_from: str) 
             kek = "the command of SMA_KEK_COMMAND"
         case _:
             kek = "derived from CA_PASSWORD"
-    root = root_key_file(settings)
+    roots = [str(path) for path in root_key_files(settings) if path.exists()]
     return {
         "CA_PASSWORD": passphrase,
         "key-encryption key": kek,
-        "root CA key": f"the file {root}" if root.exists() else "not at hand, as it should be",
+        "root CA key": f"the file {' and '.join(roots)}"
+        if roots
+        else "not at hand, as it should be",
     }
 
 
@@ -248,16 +256,16 @@ def _check_table_keys(
 def _check_ca_key(
     connection: Connection, keks: KeyEncryptionKeys, settings: Settings, opened: dict[str, int]
 ) -> Iterator[Finding]:
-    ca = ca_store.find_ca(connection, "intermediate")
-    if ca is None:
+    cas = [ca for ca in ca_store.list_cas(connection) if ca.role is CaRole.INTERMEDIATE]
+    if not cas:
         yield critical("There is no intermediate CA", "Type sma init")
         return
     passphrase = partial(find_passphrase, settings)
-    broken = _undecryptable([ca], lambda ca: open_ca_key(connection, ca, keks, passphrase))
-    opened["CA key"] = 1 - len(broken)
-    if broken:
-        yield critical("The intermediate's private key cannot be decrypted", "Restore a backup")
-    if ca.encrypted_private_key is not None:
+    broken = _undecryptable(cas, lambda ca: open_ca_key(connection, ca, keks, passphrase))
+    opened["CA key"] = len(cas) - len(broken)
+    for ca in broken:
+        yield critical(f"The private key of {ca.name} cannot be decrypted", "Restore a backup")
+    if any(ca.encrypted_private_key is not None for ca in cas):
         yield warning(
             "The intermediate's private key is in the older form (PKCS#8 under CA_PASSWORD), which"
             " is quick to guess at",
@@ -324,7 +332,7 @@ def _check_passphrase(settings: Settings, records: list[KekRecord]) -> Iterator[
 
 def _private_files(settings: Settings) -> Iterator[Path]:
     candidates = [
-        root_key_file(settings),
+        *root_key_files(settings),
         settings.kek_file,
         settings.tls_key,
         settings.data_dir / PASSPHRASE_FILE,

@@ -1,11 +1,12 @@
 """Retired devices, who changed a device's status and why, and the end of each certificate.
 
+Suspended devices are on the revocation list from now on, with the reason certificateHold.
 The ends of device certificates are read from the certificates: about a minute for a million
 devices, in which none is provisioned. SQLite copies the register, because it cannot change a
 constraint in place.
 """
 
-from datetime import datetime
+from datetime import UTC, datetime
 
 import sqlalchemy as sa
 from alembic import op
@@ -45,8 +46,14 @@ def upgrade() -> None:
         ),
     )
     op.add_column("revoked_certificates", sa.Column("invalid_since", UtcDateTime))
+    for table in ("authority", "published_crls"):
+        op.add_column(
+            table,
+            sa.Column("revocation_generation", sa.BigInteger, nullable=False, server_default="0"),
+        )
     _copy_reasons()
     _read_ends()
+    _hold_suspended()
     op.create_index(
         "registered_devices_expiry_idx",
         "registered_devices",
@@ -101,6 +108,24 @@ def _read_ends() -> None:
         if known:
             connection.execute(write, known)
         after = rows[-1][0]
+
+
+def _hold_suspended() -> None:
+    """The certificates of suspended devices are on hold. Nothing tells since when: since now."""
+    now = {"now": datetime.now(UTC)}
+    set_reason = sa.text(
+        "UPDATE registered_devices SET status_reason = 'certificate_hold',"
+        " status_changed_at = :now WHERE status = 'suspended'"
+    )
+    add = sa.text(
+        "INSERT INTO revoked_certificates (certificate_serial, device_serial, revoked_at,"
+        " revocation_reason, certificate_expires_at)"
+        " SELECT certificate_serial, device_serial, status_changed_at, 'certificate_hold',"
+        " certificate_expires_at FROM registered_devices WHERE status = 'suspended'"
+        " ON CONFLICT DO NOTHING"
+    )
+    op.get_bind().execute(set_reason.bindparams(sa.bindparam("now", type_=UtcDateTime())), now)
+    op.get_bind().execute(add)
 
 
 def _end(pem: str) -> datetime | None:

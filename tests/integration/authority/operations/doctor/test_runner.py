@@ -15,7 +15,7 @@ import pytest
 from birthmark_sma.authority.access.keys import KeyTerms, create_key
 from birthmark_sma.authority.access.store import KeyScope
 from birthmark_sma.authority.authority import Authority
-from birthmark_sma.authority.devices.revocation import revoke_device
+from birthmark_sma.authority.ca.succession import Successions
 from birthmark_sma.authority.devices.store import COLLISION_SEPARATOR
 from birthmark_sma.authority.operations.doctor.findings import Finding, State, worst
 from birthmark_sma.authority.operations.doctor.runner import examine
@@ -36,6 +36,7 @@ from tests.support.authorities import (
     small_settings,
 )
 from tests.support.databases.postgres import Postgres
+from tests.support.devices.acts import revoke_device, suspend_device
 from tests.support.http.tls import TestCa
 
 NOW = datetime.now(UTC)
@@ -112,6 +113,22 @@ def test_serials_that_are_one_name_are_listed(authority: Authority, settings: Se
     findings = found(settings)
     assert bad(findings) == {"serials": State.WARNING}
     assert "'CAM-1' is the same name as 'Cam-1'" in findings["serials"].sentence
+
+
+def test_devices_that_are_not_on_the_list(authority: Authority, settings: Settings) -> None:
+    """An operator's own SQL revoked them. The same act by `sma devices` lists them."""
+    for serial in ("good", "held", "lost"):
+        new_camera(authority, serial)
+    suspend_device(authority.database, "held")
+    change = "UPDATE registered_devices SET status = 'revoked' WHERE device_serial = 'lost'"
+    execute(authority.database, change)
+    findings = found(settings)
+    assert bad(findings) == {"device statuses": State.WARNING}
+    assert findings["device statuses"].sentence.endswith(": lost")
+    revoke_device(authority.database, "lost", "unspecified")
+    findings = found(settings)
+    assert bad(findings) == {}
+    assert findings["device statuses"].sentence.endswith(": 1 revoked, 1 suspended")
 
 
 def everything(authority: Authority) -> dict[str, list[tuple[object, ...]]]:
@@ -366,3 +383,29 @@ def test_a_user_who_may_not_write(postgres_url: str, tmp_path: Path) -> None:
     finally:
         with psycopg.connect(postgres_url, autocommit=True) as connection:
             connection.execute(f"DROP OWNED BY {role}; DROP ROLE {role}")
+
+
+def test_successors_content_the_doctor(authority: Authority, settings: Settings) -> None:
+    """It names the command for each step, and is content once a successor is active."""
+    acts = Successions(authority.database, settings)
+    later = NOW + 4.1 * 365 * DAY
+    finding = found(settings, later)["intermediate CA"]
+    assert "sma ca rotate" in (finding.remedy or "")
+    acts.rotate(prepare_only=True)
+    # It was made a moment later, and so ends a moment later.
+    assert "--activate intermediate-2" in (found(settings, later)["intermediate CA"].remedy or "")
+    acts.activate("intermediate-2")
+    findings = found(settings, NOW)
+    assert findings["intermediate CA"].state is State.WELL
+    assert "retiring" in findings["intermediate CA"].sentence
+    late = NOW + 8.5 * 365 * DAY
+    assert "sma ca roll-root" in (found(settings, late)["root CA"].remedy or "")
+    acts.roll_root()
+    findings = found(settings, late)
+    assert findings["root CA"].state is State.WELL
+    assert "sma ca roll-root" in (findings["root-2 CA"].remedy or "")
+    new_camera(authority, "exposed")
+    acts.compromise("intermediate-3")
+    finding = found(settings)["intermediate-3 CA"]
+    assert finding.state is State.WARNING
+    assert "1 device has certificates under intermediate-3" in finding.sentence

@@ -13,8 +13,9 @@ from typing import Any, TypeAlias
 
 import pytest
 
-from birthmark_sma.client import AsyncCrlCache, CrlCache, crl_cache
-from birthmark_sma.client.crl_cache import CachedCrl
+from birthmark_sma.client import AsyncCrlCache, CrlCache
+from birthmark_sma.client.crls import cache
+from birthmark_sma.client.crls.cache import CachedCrl
 from birthmark_sma.errors import ConfigurationError, RevocationUnknownError
 from tests.support.http.faulty_server import (
     Behaviour,
@@ -54,7 +55,7 @@ def listing(
         if tag is not None and visit.headers.get("if-none-match") == tag:
             visit.answer(b"", 304, ETag=tag)
             return
-        now = crl_cache._now()
+        now = cache._now()
         text = json.dumps([number, (now + begins).isoformat(), (now + ends).isoformat()])
         visit.answer(text.encode(), content_type="application/pkix-crl", **_tagged(tag))
 
@@ -104,8 +105,8 @@ class Time:
 def go_by(monkeypatch: pytest.MonkeyPatch) -> Time:
     """Let time go by."""
     clock = Time()
-    monkeypatch.setattr(crl_cache, "_seconds", lambda: 1_000.0 + clock.passed)
-    monkeypatch.setattr(crl_cache, "_now", lambda: clock.begun + timedelta(seconds=clock.passed))
+    monkeypatch.setattr(cache, "_seconds", lambda: 1_000.0 + clock.passed)
+    monkeypatch.setattr(cache, "_now", lambda: clock.begun + timedelta(seconds=clock.passed))
     return clock
 
 

@@ -1,0 +1,394 @@
+"""Replace CAs: a new intermediate, a compromised one, a new root.
+
+Called by `sma ca rotate`, `compromised` and `roll-root`. Each act is one transaction: a crash
+leaves the authority as it was before the act or after it. The key of a new root is written to its
+file before the commit. Servers notice the change by themselves (`issuers`), and must never call
+this module, because it loads the keys of roots.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import datetime
+from pathlib import Path
+
+from cryptography import x509
+from sqlalchemy import Connection
+
+from birthmark_sma.authority.ca import store as ca_store
+from birthmark_sma.authority.ca.ceremony import (
+    finish_ceremony,
+    load_root_signers,
+    random_serial_number,
+    root_key_path,
+    to_pem,
+    write_pending_root_key,
+)
+from birthmark_sma.authority.ca.crl_publication import add_root_crl
+from birthmark_sma.authority.ca.intermediate_key import seal_ca_key
+from birthmark_sma.authority.ca.issuers import trusted_roots
+from birthmark_sma.authority.ca.store import CaRole, CaState, StoredCa
+from birthmark_sma.authority.kek.passphrase_file import find_passphrase
+from birthmark_sma.authority.kek.wrapping import open_stored_secrets
+from birthmark_sma.config import Settings
+from birthmark_sma.errors import (
+    CaStateError,
+    ConfigurationError,
+    NotInitialisedError,
+    RotationError,
+    UnknownCaError,
+)
+from birthmark_sma.pki import certificates, names, profiles
+from birthmark_sma.pki.keys import ca_keys
+from birthmark_sma.pki.keys.ca_keys import CaKeyType, Signer
+from birthmark_sma.pki.trust_list import sign_trust_list
+from birthmark_sma.storage.engine import Database
+from birthmark_sma.storage.locks import AdvisoryLock, only_one
+
+
+@dataclass(frozen=True, slots=True)
+class Succession:
+    """The result of an act: the names of CAs, by what became of them.
+
+    `active` is the intermediate that signs new device certificates from now on. `root_key_file` has
+    the key of a new root.
+    """
+
+    active: str
+    added: tuple[str, ...] = ()
+    retiring: tuple[str, ...] = ()
+    compromised: str | None = None
+    root_key_file: Path | None = None
+
+
+class _DryRun(Exception):  # noqa: N818  rolls a transaction back; no error
+    pass
+
+
+class Successions:
+    """Changes the CAs of an authority. Each method is one act.
+
+    With `dry_run`, an act makes all checks and signatures, and changes nothing.
+
+    Every act raises RotationError if another act or a rotation of secrets is running,
+    NotInitialisedError, WrongSecretError, ConfigurationError if the key of a root is missing,
+    PrivateFileError, and DatabaseUnavailableError.
+    """
+
+    def __init__(self, database: Database, settings: Settings, *, dry_run: bool = False) -> None:
+        self._database = database
+        self._settings = settings
+        self._dry_run = dry_run
+
+    def rotate(
+        self, key_type: CaKeyType | None = None, *, prepare_only: bool = False
+    ) -> Succession:
+        """Sign a new intermediate. The active one becomes retiring, unless `prepare_only`.
+
+        Without a key type, the new key has that of the active intermediate. Raises CaStateError if
+        an intermediate is prepared already, and IssuerExpiredError if the root has expired.
+        """
+        with self._alone() as cas:
+            active = _active(cas, CaRole.INTERMEDIATE)
+            root = _active(cas, CaRole.ROOT)
+            for each in self._prepared(cas, root):
+                raise CaStateError(
+                    f"{each.name} is prepared already. To let it sign, type: sma ca rotate"
+                    f" --activate {each.name}"
+                )
+            root_signer = self._root_signer(root)
+            new = self._new_intermediate(cas, root, root_signer, key_type)
+
+            def add(transaction: Connection, now: datetime) -> None:
+                if prepare_only:
+                    ca_store.add_ca(transaction, replace(new, state=CaState.PREPARED), now)
+                else:
+                    _set(transaction, active, CaState.RETIRING, now)
+                    ca_store.add_ca(transaction, new, now)
+                add_root_crl(transaction, root_signer)
+
+            self._act(add)
+        if prepare_only:
+            return Succession(active.name, added=(new.name,))
+        return Succession(new.name, added=(new.name,), retiring=(active.name,))
+
+    def activate(self, name: str) -> Succession:
+        """Let a prepared intermediate sign, and make the active one retiring.
+
+        Needs no key of a root. Raises UnknownCaError, or CaStateError if it is not prepared.
+        """
+        with self._alone() as cas:
+            chosen = _find(cas, name)
+            active = _active(cas, CaRole.INTERMEDIATE)
+            if chosen.state is not CaState.PREPARED:
+                raise CaStateError(f"{name} is {chosen.state.value}, so it cannot become active.")
+            if chosen.issuer != _active(cas, CaRole.ROOT).name:
+                raise CaStateError(
+                    f"{name} belongs to {chosen.issuer}, which is retiring. For one under the"
+                    " active root, type: sma ca rotate --prepare-only"
+                )
+
+            if not self._prepared([chosen], _find(cas, chosen.issuer)):
+                raise CaStateError(f"The certificate of {name} has ended.")
+
+            def change(transaction: Connection, now: datetime) -> None:
+                _set(transaction, active, CaState.RETIRING, now)
+                _set(transaction, chosen, CaState.ACTIVE, now)
+
+            self._act(change)
+        return Succession(name, retiring=(active.name,))
+
+    def compromise(
+        self, name: str, since: datetime | None = None, key_type: CaKeyType | None = None
+    ) -> Succession:
+        """Put an intermediate on the CRL of its root, and stop signing with its key.
+
+        If it is the active one, a prepared intermediate takes its place, or else a new one. `since`
+        is the time since when the key may be in other hands. Raises UnknownCaError, and
+        CaStateError if it is no intermediate, if it is compromised already, or if `since` is in the
+        future.
+        """
+        with self._alone() as cas:
+            gone = _find(cas, name)
+            self._check_compromise(gone, since)
+            signers = {gone.issuer: self._root_signer(_find(cas, gone.issuer))}
+            successor: StoredCa | None = None
+            is_new = False
+            if gone.state is CaState.ACTIVE:
+                root = _active(cas, CaRole.ROOT)
+                signers.setdefault(root.name, self._root_signer(root))
+                prepared = self._prepared(cas, root)
+                is_new = not prepared
+                successor = (
+                    self._new_intermediate(cas, root, signers[root.name], key_type)
+                    if is_new
+                    else prepared[-1]
+                )
+
+            def change(transaction: Connection, now: datetime) -> None:
+                _set(transaction, gone, CaState.COMPROMISED, now, invalid_since=since)
+                if successor is not None and is_new:
+                    ca_store.add_ca(transaction, successor, now)
+                elif successor is not None:
+                    _set(transaction, successor, CaState.ACTIVE, now)
+                for signer in signers.values():
+                    add_root_crl(transaction, signer)
+
+            self._act(change)
+        active = _active(cas, CaRole.INTERMEDIATE) if successor is None else successor
+        added = (active.name,) if is_new else ()
+        return Succession(active.name, added=added, compromised=name)
+
+    def roll_root(self, key_type: CaKeyType | None = None) -> Succession:
+        """Create a new root, cross-certificates in both directions, and a new intermediate.
+
+        RFC 4210, section 4.4. The old root and the active intermediate become retiring. The old
+        root signs the list of trusted roots. Raises IssuerExpiredError if it has expired.
+        """
+        with self._alone() as cas:
+            old, active = _active(cas, CaRole.ROOT), _active(cas, CaRole.INTERMEDIATE)
+            old_signer = self._root_signer(old)
+            signer = ca_keys.generate(key_type or _key_type(old.load()))
+            new = self._new_root(cas, signer)
+            number = _next_number(cas, CaRole.CROSS)
+            crosses = (
+                self._new_cross(number, new, old, old_signer),
+                self._new_cross(number + 1, old, new, signer),
+            )
+            intermediate = self._new_intermediate(cas, new, signer, key_type)
+            key_file = root_key_path(self._settings, new.name)
+            if key_file.exists():
+                raise ConfigurationError(
+                    f"{key_file} exists already. Move it to a safe place first."
+                )
+            if not self._dry_run:
+                write_pending_root_key(
+                    key_file, new.load(), signer, find_passphrase(self._settings)
+                )
+
+            def change(transaction: Connection, now: datetime) -> None:
+                _set(transaction, active, CaState.RETIRING, now)
+                _set(transaction, old, CaState.RETIRING, now)
+                _retire_ended(transaction, cas, now)
+                for each in (new, *crosses):
+                    ca_store.add_ca(transaction, each, now)
+                ca_store.add_ca(transaction, intermediate, now)
+                for root_signer in (old_signer, signer):
+                    add_root_crl(transaction, root_signer)
+                roots = trusted_roots(ca_store.list_cas(transaction))
+                signature = sign_trust_list(roots, old.load(), old_signer)
+                ca_store.put_roots_signature(transaction, signature)
+
+            self._act(change)
+            if not self._dry_run:
+                finish_ceremony(self._database, self._settings)
+        added = (new.name, *(each.name for each in crosses), intermediate.name)
+        return Succession(
+            intermediate.name, added, retiring=(old.name, active.name), root_key_file=key_file
+        )
+
+    # --- new certificates
+
+    def _new_intermediate(
+        self,
+        cas: Sequence[StoredCa],
+        root: StoredCa,
+        root_signer: Signer,
+        key_type: CaKeyType | None,
+    ) -> StoredCa:
+        """Return a new intermediate of `root`, with its key wrapped."""
+        signer = ca_keys.generate(key_type or _key_type(_active(cas, CaRole.INTERMEDIATE).load()))
+        number = _next_number(cas, CaRole.INTERMEDIATE)
+        issuer = root.load()
+        prepared = certificates.prepare_intermediate(
+            signer.public_key,
+            issuer=issuer,
+            now=self._database.clock.now(),
+            serial_number=random_serial_number(),
+            profile=profiles.numbered(_profile(issuer, CaRole.INTERMEDIATE), number),
+        )
+        certificate = certificates.sign(prepared, root_signer, issuer=issuer)
+        kek = open_stored_secrets(self._database, self._settings).keks.newest
+        return StoredCa(
+            f"{CaRole.INTERMEDIATE.value}-{number}",
+            to_pem(certificate),
+            CaRole.INTERMEDIATE,
+            sealed_private_key=seal_ca_key(signer, kek),
+            kek_id=kek.kek_id,
+            issuer=root.name,
+        )
+
+    def _new_root(self, cas: Sequence[StoredCa], signer: Signer) -> StoredCa:
+        number = _next_number(cas, CaRole.ROOT)
+        old = _active(cas, CaRole.ROOT).load()
+        prepared = certificates.prepare_root(
+            signer.public_key,
+            now=self._database.clock.now(),
+            serial_number=random_serial_number(),
+            profile=profiles.numbered(_profile(old, CaRole.ROOT), number),
+        )
+        name = f"{CaRole.ROOT.value}-{number}"
+        pem = to_pem(certificates.sign(prepared, signer))
+        return StoredCa(name, pem, CaRole.ROOT, issuer=name)
+
+    def _new_cross(
+        self, number: int, certified: StoredCa, issuer: StoredCa, signer: Signer
+    ) -> StoredCa:
+        """Return the certificate of one root under another, whose key is `signer`."""
+        issuing = issuer.load()
+        prepared = certificates.prepare_cross(
+            certified.load(),
+            issuer=issuing,
+            now=self._database.clock.now(),
+            serial_number=random_serial_number(),
+        )
+        pem = to_pem(certificates.sign(prepared, signer, issuer=issuing))
+        return StoredCa(f"{CaRole.CROSS.value}-{number}", pem, CaRole.CROSS, issuer=issuer.name)
+
+    def _prepared(self, cas: Sequence[StoredCa], root: StoredCa) -> list[StoredCa]:
+        """Return the intermediates of a root that are prepared and can sign."""
+        now = self._database.clock.now()
+        return [
+            each
+            for each in cas
+            if each.state is CaState.PREPARED
+            and each.issuer == root.name
+            and each.load().not_valid_after_utc > now
+        ]
+
+    # --- the transaction
+
+    @contextmanager
+    def _alone(self) -> Iterator[list[StoredCa]]:
+        """Yield all CAs. No other act and no rotation of secrets runs meanwhile."""
+        # The lock of rotations of secrets: those wrap the keys anew that an act adds.
+        with only_one(self._database, AdvisoryLock.KEY_ROTATION) as alone:
+            if not alone:
+                raise RotationError(
+                    "The CAs or the secrets of this authority are being changed by another command."
+                    " Wait until it has ended."
+                )
+            finish_ceremony(self._database, self._settings)
+            with self._database.read() as connection:
+                yield ca_store.list_cas(connection)
+
+    def _act(self, change: Callable[[Connection, datetime], None]) -> None:
+        """Run a change in one transaction; roll it back in a dry run."""
+
+        def work(transaction: Connection) -> None:
+            change(transaction, self._database.clock.now())
+            if self._dry_run:
+                raise _DryRun
+
+        try:
+            self._database.transact(work)
+        except _DryRun:
+            return
+
+    def _root_signer(self, root: StoredCa) -> Signer:
+        public_key = root.load().public_key()
+        for signer in load_root_signers(self._settings):
+            if signer.public_key == public_key:
+                return signer
+        raise ConfigurationError(
+            f"This needs the private key of {root.name}, which is neither in"
+            f" {root_key_path(self._settings, root.name)} nor in another file that CA_PASSWORD"
+            " opens. Bring the file here, and name it with --root-key-file."
+        )
+
+    def _check_compromise(self, ca: StoredCa, since: datetime | None) -> None:
+        if ca.role is not CaRole.INTERMEDIATE:
+            raise CaStateError(
+                f"{ca.name} is no intermediate. Verifiers must stop to trust a compromised root by"
+                " themselves: no CRL can tell them. See docs/operate/certificates.md."
+            )
+        if ca.state is CaState.COMPROMISED:
+            raise CaStateError(f"{ca.name} is compromised already.")
+        if since is not None and since > self._database.clock.now():
+            raise CaStateError("The time of --since is in the future.")
+
+
+def _set(
+    transaction: Connection, ca: StoredCa, new: CaState, now: datetime, **values: datetime | None
+) -> None:
+    if not ca_store.set_state(transaction, ca.name, old=ca.state, new=new, now=now, **values):
+        raise CaStateError(f"The state of {ca.name} has just changed. Look at: sma ca list")
+
+
+def _retire_ended(transaction: Connection, cas: Sequence[StoredCa], now: datetime) -> None:
+    """Take roots that have expired off the list of trusted roots."""
+    for each in cas:
+        if (
+            each.role is CaRole.ROOT
+            and each.state is CaState.RETIRING
+            and each.load().not_valid_after_utc < now
+        ):
+            _set(transaction, each, CaState.RETIRED, now)
+
+
+def _active(cas: Sequence[StoredCa], role: CaRole) -> StoredCa:
+    for each in cas:
+        if each.role is role and each.state is CaState.ACTIVE:
+            return each
+    raise NotInitialisedError
+
+
+def _find(cas: Sequence[StoredCa], name: str) -> StoredCa:
+    for each in cas:
+        if each.name == name:
+            return each
+    raise UnknownCaError(f"There is no CA {name}. To see all, type: sma ca list")
+
+
+def _next_number(cas: Sequence[StoredCa], role: CaRole) -> int:
+    return 1 + sum(each.role is role for each in cas)
+
+
+def _key_type(certificate: x509.Certificate) -> CaKeyType:
+    return ca_keys.key_type_of(certificate.public_key())
+
+
+def _profile(root: x509.Certificate, role: CaRole) -> profiles.Profile:
+    if names.is_of_sandbox(root.subject):
+        return profiles.SANDBOX_ROOT if role is CaRole.ROOT else profiles.SANDBOX_INTERMEDIATE
+    return profiles.ROOT if role is CaRole.ROOT else profiles.INTERMEDIATE

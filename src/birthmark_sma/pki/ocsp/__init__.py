@@ -1,0 +1,1 @@
+"""The Online Certificate Status Protocol: requests that are parsed, responses that are signed."""

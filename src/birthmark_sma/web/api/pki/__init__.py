@@ -1,0 +1,1 @@
+"""The endpoints for verifiers: revocation lists and OCSP."""

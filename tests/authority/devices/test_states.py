@@ -1,0 +1,95 @@
+"""The rules for changes of status: which act does what to which device."""
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from birthmark_sma.authority.devices import states
+from birthmark_sma.authority.devices.states import Act, Effect, StatusChange, judge
+from birthmark_sma.errors import DeviceStatusError
+from birthmark_sma.pki.crl import HOLD, REASONS
+from birthmark_sma.protocol.verdict import DeviceStatus
+
+NOW = datetime(2026, 5, 1, tzinfo=UTC)
+DAY = timedelta(days=1)
+CHANGED, UNCHANGED, REFUSED = Effect.CHANGED, Effect.UNCHANGED, Effect.REFUSED
+COMPROMISED = "key_compromise"
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (states.suspend("me"), (CHANGED, UNCHANGED, REFUSED, REFUSED)),
+        (states.reinstate("me"), (UNCHANGED, CHANGED, REFUSED, REFUSED)),
+        (states.revoke("me", "unspecified"), (CHANGED, CHANGED, UNCHANGED, CHANGED)),
+        (states.retire("me"), (CHANGED, CHANGED, REFUSED, UNCHANGED)),
+    ],
+)
+def test_every_act_on_every_status(change: StatusChange, expected: tuple[Effect, ...]) -> None:
+    """The statuses in their order: active, suspended, revoked, retired."""
+    assert tuple(judge(change, each, "unspecified", None) for each in DeviceStatus) == expected
+
+
+REVOCATIONS = [
+    # the revoked device's reason and time, those of the new act, and its effect
+    ("unspecified", None, COMPROMISED, None, CHANGED),
+    ("superseded", None, COMPROMISED, NOW - DAY, CHANGED),
+    ("superseded", None, "privilege_withdrawn", None, CHANGED),
+    ("superseded", None, "cessation_of_operation", None, UNCHANGED),
+    ("privilege_withdrawn", None, "superseded", None, UNCHANGED),
+    ("unspecified", None, "affiliation_changed", None, UNCHANGED),
+    (COMPROMISED, None, "unspecified", None, UNCHANGED),
+    (COMPROMISED, NOW - DAY, "superseded", None, UNCHANGED),
+    (COMPROMISED, NOW - DAY, COMPROMISED, NOW - DAY, UNCHANGED),
+    (COMPROMISED, NOW - DAY, COMPROMISED, NOW - 2 * DAY, CHANGED),
+    (COMPROMISED, NOW - DAY, COMPROMISED, None, CHANGED),  # unknown since when: never accepted
+    (COMPROMISED, None, COMPROMISED, NOW - DAY, CHANGED),  # it is known now
+    (None, None, COMPROMISED, None, CHANGED),
+    (None, None, "superseded", None, CHANGED),  # an operator's own SQL did not list it
+]
+
+
+@pytest.mark.parametrize(("reason", "since", "new_reason", "new_since", "effect"), REVOCATIONS)
+def test_a_revoked_device_is_revoked_again(
+    reason: str | None,
+    since: datetime | None,
+    new_reason: str,
+    new_since: datetime | None,
+    effect: Effect,
+) -> None:
+    """Only for a reason for which more is rejected, or another time of the compromise."""
+    change = states.revoke("me", new_reason, new_since)
+    assert judge(change, DeviceStatus.REVOKED, reason, since) is effect
+
+
+@pytest.mark.parametrize("reason", REASONS)
+def test_reasons_of_a_revocation(reason: str) -> None:
+    """All but the one that may end again."""
+    states.revoke("me", reason).check(NOW)
+
+
+@pytest.mark.parametrize("reason", ["", HOLD, "KEY_COMPROMISE", "ca_compromise"])
+def test_other_reasons_are_told(reason: str) -> None:
+    """With those that there are."""
+    with pytest.raises(DeviceStatusError, match=COMPROMISED):
+        states.revoke("me", reason).check(NOW)
+
+
+def test_since_when_a_key_is_compromised() -> None:
+    """A time of the past, and of a compromise."""
+    states.revoke("me", COMPROMISED, NOW).check(NOW)
+    for since in (NOW + timedelta(seconds=1), datetime(1969, 12, 31, tzinfo=UTC)):
+        with pytest.raises(DeviceStatusError, match="future, or before 1970"):
+            states.revoke("me", COMPROMISED, since).check(NOW)
+    for reason in set(REASONS) - {COMPROMISED}:
+        with pytest.raises(DeviceStatusError, match=COMPROMISED):
+            states.revoke("me", reason, NOW).check(NOW)
+
+
+def test_what_an_act_leaves_behind() -> None:
+    """Reasons of RFC 5280, and an actor that fits its column."""
+    assert states.suspend("me").reason == HOLD
+    assert states.retire("me").reason == "cessation_of_operation"
+    assert states.reinstate("x" * 100).actor == "x" * 64
+    assert [act.status for act in Act] == ["suspended", "active", "revoked", "retired"]
+    assert [act for act in Act if act.is_final] == [Act.REVOKE, Act.RETIRE]
