@@ -244,6 +244,19 @@ def await_verdicts(transaction: Connection) -> None:
     _sql(transaction).await_verdicts(transaction)
 
 
+def has_table(connection: Connection, table_id: int) -> ColumnElement[bool]:
+    """Return the condition that a key table is assigned to the device. It has no index."""
+    return _sql(connection).has_table(table_id)
+
+
+class RegistrationConflicts(NamedTuple):
+    """The unique fields of a new device. True means that another device has the same value."""
+
+    device_serial: bool
+    public_key: bool
+    nuc_hash: bool
+
+
 def find_conflicts(
     connection: Connection, device_serial: str, public_key_fingerprint: bytes, nuc_hash: bytes
 ) -> RegistrationConflicts:
@@ -270,11 +283,6 @@ def lock_device(transaction: Connection, device_serial: str) -> Device | None:
         select(*_COLUMNS).where(devices.c.device_serial == device_serial).with_for_update()
     ).one_or_none()
     return None if row is None else _device(row)
-
-
-def has_table(connection: Connection, table_id: int) -> ColumnElement[bool]:
-    """Return the condition that a key table is assigned to the device. It has no index."""
-    return _sql(connection).has_table(table_id)
 
 
 def find_device_by_certificate(connection: Connection, certificate_serial: str) -> Device | None:
