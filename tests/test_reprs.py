@@ -36,7 +36,7 @@ _IN_THE_OPEN = {
 _OPEN_THERE = {
     "IssuedKey.key", "_CachedKey.key", "TlsFiles.key", "Manifest.key_encryption_keys",
     "Setting.commands", "TargetOptions.validate_key_file", "RunOptions.validate_key_file",
-    "RunOptions.enrolment_key_file", "RotationPlan.keeps_passphrase",
+    "RunOptions.enrolment_key_file", "RotationPlan.keeps_passphrase", "Renewal.new_key",
 }  # fmt: skip
 """Records of keys, which hide digests and wrapped secrets themselves; paths; commands; a choice."""
 
