@@ -61,6 +61,7 @@ def device_as_json(device: "Device") -> dict[str, Any]:
         "provisioned_at": device.provisioned_at,
         "certificate_serial": device.certificate_serial,
         "certificate_expires_at": device.certificate_expires_at,
+        "certificate_renewed_at": device.certificate_renewed_at,
         "public_key_sha256": device.public_key_fingerprint.hex(),
         "device_certificate": device.device_certificate,
     }
@@ -71,6 +72,7 @@ def device_as_fields(device: "Device") -> list[tuple[str, str]]:
     from cryptography import x509
 
     certificate = x509.load_pem_x509_certificate(device.device_certificate.encode())
+    renewed = device.certificate_renewed_at
     return [
         ("device", device.device_serial),
         ("family", device.device_family),
@@ -79,6 +81,7 @@ def device_as_fields(device: "Device") -> list[tuple[str, str]]:
         ("tables", ", ".join(map(str, device.table_assignments))),
         ("provisioned", f"{device.provisioned_at:%Y-%m-%d %H:%M:%S} UTC"),
         ("", device.provisioning_id),
+        *([] if renewed is None else [("renewed", f"{renewed:%Y-%m-%d %H:%M:%S} UTC")]),
         *certificate_as_fields("certificate", certificate),
     ]
 

@@ -184,7 +184,7 @@ class Settings(BaseModel):
     """All other requests of a caller, except /health/live and /health/ready."""
     rate_guesses: Annotated[str | None, _limit("60/minute")] = None
     """The wrong credentials from one address."""
-    rate_renew: Annotated[str | None, _limit("10/hour")] = None
+    rate_renew: Annotated[str | None, _limit("10/hour; 20/day")] = None
     """The certificates that a device may get by renewal."""
     rate_store: Annotated[SecretStr | None, Setting()] = None
     """A Redis, as a redis:// or rediss:// URL, in which several processes share their counts. It

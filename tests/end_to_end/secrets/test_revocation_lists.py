@@ -113,7 +113,7 @@ def test_a_hundred_thousand_revocations(start_server: Start, tmp_path: Path) -> 
             time.sleep(0.05)
         revoking.join(60)
         assert failures == []
-        assert before[1] == MANY + 4
+        assert len(fetch_crl(client)) == MANY + 4  # the last fetch above may be older
 
 
 def test_a_short_list_is_quick(start_server: Start) -> None:

@@ -73,7 +73,7 @@ DEFAULTS: Mapping[Kind, str] = {
     Kind.ADMIN: "600/minute",
     Kind.FAILURES: "6000/minute",
     Kind.GUESSES: "60/minute",
-    Kind.RENEW: "10/hour",
+    Kind.RENEW: "10/hour; 20/day",
 }
 """The limits if access is by keys, or if other machines can reach the server.
 
