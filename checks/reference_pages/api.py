@@ -44,6 +44,11 @@ curl -s {_URL}/pki/ocsp/"$(base64 -w 0 request.ocsp | sed 's:/:%2F:g; s:+:%2B:g;
   -o response.ocsp
 {_SHOW_OCSP_RESPONSE}""",
 }
+# Requests that no shell can make: each needs a certificate of this authority.
+_OF_DEVICES = {
+    "/api/v1/devices/renew": "a device signs it with the key of its certificate",
+    "/api/v1/devices/renewal-info/{certificate_id}": "the id is that of a device's certificate",
+}
 
 
 def render(document: Object) -> str:
@@ -111,7 +116,7 @@ def _operation(document: Object, path: str, method: str, operation: Object) -> s
         text += _request(document, path, operation["requestBody"])
     elif method == "get" and "200" in operation["responses"]:
         text += _get(path, operation)
-    text += _success(document, operation["responses"])
+    text += _success(document, operation["responses"], is_run=path not in _OF_DEVICES)
     return text + _statuses(operation["responses"])
 
 
@@ -130,28 +135,39 @@ def _request(document: Object, path: str, body: Object) -> str:
         text += f"\nRequest:\n\n{_json(examples[0])}\nWith a key of your own, as the file "
         text += f"`{file}`:\n\n```sh\n{_MAKE_REQUEST.format(file=file)}```\n\n"
         headers += ' -H "Idempotency-Key: $(openssl rand -hex 16)"'
+    elif path in _OF_DEVICES:
+        text += f"\nRequest, as the file `{file}`:\n\n{_json(examples[0])}\n"
     else:
         text += f"\nRequest, as the file `{file}`:\n\n<!-- file: {file} -->\n"
         text += f"{_json(examples[0])}\n"
-    return text + f"```sh\ncurl -s {_URL}{path} {headers} \\\n  -d @{file}\n```\n\n"
+    return (
+        text + _not_run(path) + f"```sh\ncurl -s {_URL}{path} {headers} \\\n  -d @{file}\n```\n\n"
+    )
 
 
 def _get(path: str, operation: Object) -> str:
     media_type, *_ = operation["responses"]["200"]["content"]
+    comment = _not_run(path)
     if "{" in path:
         path = path.format(**{each["name"]: each["example"] for each in operation["parameters"]})
     is_text = media_type in {"application/json", "text/plain"}
     output = "" if is_text else f" -o {path.rpartition('/')[2]}"
-    return f"```sh\ncurl -s {_URL}{path}{output}\n```\n\n"
+    return f"{comment}```sh\ncurl -s {_URL}{path}{output}\n```\n\n"
 
 
-def _success(document: Object, responses: Object) -> str:
+def _not_run(path: str) -> str:
+    """Return the comment that keeps tests/docs from running a command, if it cannot be run."""
+    return f"<!-- not run: {_OF_DEVICES[path]} -->\n" if path in _OF_DEVICES else ""
+
+
+def _success(document: Object, responses: Object, *, is_run: bool) -> str:
     content = responses.get("200", {}).get("content", {}).get("application/json")
     if content is None:
         return ""
     text = ""
     for name, example in content.get("examples", {}).items():
-        text += f"Response{', ' + name if name else ''}:\n\n<!-- response -->\n"
+        text += f"Response{', ' + name if name else ''}:\n\n"
+        text += "<!-- response -->\n" if is_run else ""
         text += _json(_complete(example["value"])) + "\n"
     fields = _fields(document, _resolve(document, content["schema"]))
     return text + table(("field", "value", "always", "what it is"), fields) + "\n"

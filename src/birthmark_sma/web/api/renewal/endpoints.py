@@ -102,6 +102,7 @@ async def renew_device(request: ApiRequest) -> Response:
                     "type": "string",
                     "pattern": _CERTIFICATE_ID,
                 },
+                "example": "aYhba4dGQEHhs3uEe6CuLN4ByNQ.AIdlQyE",  # the RFC's own
             }
         ]
     },
