@@ -170,6 +170,11 @@ REMEDIES: dict[str, tuple[str, str, str]] = {
         "the key-encryption key was replaced, and this process does not know the new one",
         "Repeat after `Retry-After`. The operator restarts the server with the new secret.",
     ),
+    "tables-rotated": (
+        "503",
+        "key tables were rotated again and again while the device was made. Nothing was registered",
+        "Repeat after `Retry-After`, with the same `Idempotency-Key`.",
+    ),
     "issuer-expired": (
         "503",
         "the intermediate CA has expired",

@@ -29,7 +29,7 @@ from sqlalchemy import (
 
 from birthmark_sma.storage.portable_sql import BigId, TableIds, UtcDateTime
 
-HEAD_REVISION = "0008"
+HEAD_REVISION = "0012"
 """The Alembic revision that this program reads and writes."""
 
 metadata = MetaData(
@@ -52,9 +52,11 @@ authority = Table(
     Column("created_at", UtcDateTime, nullable=False),
     Column("access_generation", BigInteger, nullable=False, server_default="0"),
     Column("sandbox", Boolean, nullable=False, server_default=false()),
+    Column("table_generation", BigInteger, nullable=False, server_default="0"),
 )
 """One row: the authority of this database. `access_generation` rises with each change of an access
-key, so that servers know when their cached keys are stale. `sandbox` never changes."""
+key, `table_generation` with each change of a table's keys, so that servers know when what they
+cached is stale. `sandbox` never changes."""
 
 access_keys = Table(
     "access_keys",
@@ -134,8 +136,24 @@ key_tables = Table(
     Column("master_key", LargeBinary, nullable=False),
     Column("kek_id", ForeignKey(key_encryption_keys.c.kek_id), nullable=False),
     Column("created_at", UtcDateTime, nullable=False),
+    Column("epoch", Integer, nullable=False, server_default="0"),
 )
-"""The key tables. `master_key` is wrapped under the KEK; all keys of a table derive from it."""
+"""The key tables. `master_key` is wrapped under the KEK; all keys of a table derive from it.
+`epoch` is the number of rotations before this master key."""
+
+earlier_table_keys = Table(
+    "earlier_table_keys",
+    metadata,
+    Column("table_id", Integer, primary_key=True, autoincrement=False),
+    Column("epoch", Integer, nullable=False),
+    Column("master_key", LargeBinary, nullable=False),
+    Column("kek_id", ForeignKey(key_encryption_keys.c.kek_id), nullable=False),
+    Column("replaced_at", UtcDateTime, nullable=False),
+    Column("accepted_until", UtcDateTime, nullable=False),
+)
+"""For each rotated table whose overlap is open: the master key of the epoch before, wrapped as in
+`key_tables`. The primary key allows two live keys of a table, not three. A row is deleted when its
+overlap has ended."""
 
 key_table_figures = Table(
     "key_table_figures",
@@ -183,10 +201,12 @@ registered_devices = Table(
     # Collation C sorts by bytes, as SQLite does. Only then is a search by prefix a range of the
     # index.
     Column("serial_folded", Text().with_variant(Text(collation="C"), "postgresql")),
+    Column("table_epochs", TableIds),
 )
 """The provisioned devices. `nuc_hash` is an HMAC of the NUC hash. Two serials with one
 `serial_folded` are the same name (`pki.names.fold`); it is NULL only in rows that operators
-inserted with their own SQL."""
+inserted with their own SQL. `table_epochs` is parallel to `table_assignments`: the epoch of the key
+that the device has of each table. NULL means that all are 0."""
 Index("registered_devices_serial_folded_key", registered_devices.c.serial_folded, unique=True)
 Index("registered_devices_provisioned_at_idx", registered_devices.c.provisioned_at)
 Index(

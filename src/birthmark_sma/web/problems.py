@@ -282,6 +282,7 @@ TABLE = (
     _retry(errors.PoolFullError, "pool-full", "Too many requests waiting"),
     _retry(errors.ShuttingDownError, "shutting-down", "Shutting down"),
     _retry(errors.KeyEncryptionKeyChangedError, "keys-changed", "Keys changed"),
+    _retry(errors.KeyTablesRotatedError, "tables-rotated", "Key tables rotated"),
 )
 
 INTERNAL = Problem(

@@ -1,7 +1,8 @@
-"""Background task that reloads changed access keys and key-encryption keys twice a second.
+"""Background task that reloads changed access keys, KEKs and key tables twice a second.
 
 Started by `authority.py` in every server process, so that a revoked access key is refused, and a
-rotated key-encryption key is used, within a second.
+rotated key-encryption key (KEK) is used, within a second. Validation and provisioning compare the
+generation of the key tables themselves; this task only saves them the time of reading the tables.
 """
 
 import logging
@@ -10,6 +11,7 @@ from datetime import datetime
 
 from birthmark_sma.authority.access.cache import AccessKeyCache
 from birthmark_sma.authority.kek.wrapping import KeyEncryptionKeys
+from birthmark_sma.authority.key_tables.cache import KeyTableCache
 from birthmark_sma.errors import DatabaseUnavailableError
 from birthmark_sma.runtime.background_task import BackgroundTask
 from birthmark_sma.storage.engine import Database
@@ -21,7 +23,7 @@ _log = logging.getLogger(__name__)
 
 
 class KeyReloader(BackgroundTask):
-    """Reloads access keys and follows rotations of the key-encryption key, every 0.5 seconds.
+    """Reloads access keys and follows rotations of KEK and key tables, every 0.5 seconds.
 
     It also stores when access keys were last used, every 10 seconds and when it is closed.
     """
@@ -30,11 +32,16 @@ class KeyReloader(BackgroundTask):
     every_seconds = 0.5
 
     def __init__(
-        self, database: Database, keks: KeyEncryptionKeys, key_cache: AccessKeyCache
+        self,
+        database: Database,
+        keks: KeyEncryptionKeys,
+        key_cache: AccessKeyCache,
+        table_cache: KeyTableCache,
     ) -> None:
         super().__init__()
         self._database = database
         self._keks = keks
+        self._table_cache = table_cache
         self._key_cache = key_cache
         self._noted_at = time.monotonic()
 
@@ -47,7 +54,7 @@ class KeyReloader(BackgroundTask):
             _log.warning("the last uses of access keys could not be stored: %s", error)
 
     def work(self, now: datetime) -> None:  # noqa: ARG002  whatever the time is
-        """Poll both kinds of keys, and store the last uses if that is due.
+        """Poll all kinds of keys, and store the last uses if that is due.
 
         Ignore an unavailable database: requests report it. Raising it would make `BackgroundTask`
         wait for 60 seconds, in which a revoked key would still be accepted.
@@ -56,6 +63,7 @@ class KeyReloader(BackgroundTask):
             with self._database.read(QUICK_SECONDS) as connection:
                 self._key_cache.poll(connection)
                 self._keks.poll(connection)
+                self._table_cache.poll(connection)
             if time.monotonic() - self._noted_at >= _NOTE_USES_SECONDS:
                 self._key_cache.note_uses(self._database)
                 self._noted_at = time.monotonic()

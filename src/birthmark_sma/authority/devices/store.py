@@ -43,6 +43,8 @@ class Device:
     status: DeviceStatus
     provisioning_id: str
     provisioned_at: datetime
+    table_epochs: tuple[int, ...]
+    """The epochs of the keys that the device has, parallel to `table_assignments`."""
 
 
 _FIELDS = [field.name for field in fields(Device)]
@@ -148,9 +150,10 @@ def find_provisioning_ids(connection: Connection, serials: Sequence[str]) -> dic
 def await_registrations(transaction: Connection) -> None:
     """Wait until every transaction that called `hold_registrations` has ended.
 
-    PostgreSQL may still finish the commit of a process that was killed. This waits for it up to ten
-    seconds, else it raises DatabaseUnavailableError. On SQLite nothing is to do: a commit ends with
-    its process, and this transaction has already waited for the write lock.
+    Until this transaction ends, `hold_registrations` waits in others. PostgreSQL may still finish
+    the commit of a process that was killed. This waits for it up to ten seconds, else it raises
+    DatabaseUnavailableError. On SQLite nothing is to do: a commit ends with its process, and this
+    transaction has already waited for the write lock.
     """
     _sql(transaction).await_inserts(transaction)
 
@@ -323,5 +326,7 @@ def set_status(
 def _device(row: Row[Any]) -> Device:
     values = row._asdict()
     values["table_assignments"] = tuple(values["table_assignments"])
+    # NULL in rows that are older than epochs, or that operators inserted.
+    values["table_epochs"] = tuple(values["table_epochs"] or [0] * len(values["table_assignments"]))
     values["status"] = DeviceStatus(values["status"])
     return Device(**values)

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import TypeAlias
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, Table
 from sqlalchemy.exc import IntegrityError
 
 from birthmark_sma.authority.ca import store as ca_store
@@ -40,6 +40,7 @@ from birthmark_sma.errors import (
 )
 from birthmark_sma.storage.engine import Database
 from birthmark_sma.storage.locks import AdvisoryLock, only_one
+from birthmark_sma.storage.schema import earlier_table_keys, key_tables
 
 FOLLOWING_SECONDS = 4.0
 """Both keys exist for at least this time, so that running servers, which poll for a new key twice a
@@ -57,14 +58,16 @@ class Counts:
     """The numbers of values that are wrapped under a key other than the newest."""
 
     key_tables: int
+    earlier_table_keys: int
     first_answers: int
     ca_keys: int
     nuc_hash_keys: int
 
     @property
     def total(self) -> int:
-        """The sum of all four."""
-        return self.key_tables + self.first_answers + self.ca_keys + self.nuc_hash_keys
+        """The sum of all five."""
+        tables = self.key_tables + self.earlier_table_keys
+        return tables + self.first_answers + self.ca_keys + self.nuc_hash_keys
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +124,9 @@ def count_outdated(connection: Connection) -> Counts:
     sealed = intermediate is not None and intermediate.encrypted_private_key is None
     return Counts(
         key_tables=_others(key_table_store.count_by_kek(connection), newest),
+        earlier_table_keys=_others(
+            key_table_store.count_by_kek(connection, earlier_table_keys), newest
+        ),
         first_answers=_others(idempotency_store.count_by_kek(connection), newest),
         ca_keys=0 if sealed and intermediate and intermediate.kek_id == newest else 1,
         nuc_hash_keys=sum(r.kek_id != newest for r in kek_store.list_keks(connection)),
@@ -247,8 +253,13 @@ class _Rotation:
         self._database.transact(
             lambda transaction: self._seal_ca_key(transaction, keks, keks.newest), erase=True
         )
-        total, done = before.key_tables + before.first_answers, 0
-        for rewrap_some in (_rewrap_tables, _AnswersInOrder()):
+        total = before.key_tables + before.earlier_table_keys + before.first_answers
+        done = 0
+        for rewrap_some in (
+            partial(_rewrap_tables, table=key_tables),
+            partial(_rewrap_tables, table=earlier_table_keys),
+            _AnswersInOrder(),
+        ):
             taken = 1
             while taken:
                 taken = self._database.transact(partial(rewrap_some, keks=keks), erase=True)
@@ -277,12 +288,11 @@ class _Rotation:
         )
 
 
-def _rewrap_tables(transaction: Connection, keks: KeyEncryptionKeys) -> int:
-    taken = key_table_store.take_outdated(transaction, keks.newest.kek_id, _CHUNK)
+def _rewrap_tables(transaction: Connection, keks: KeyEncryptionKeys, table: Table) -> int:
+    taken = key_table_store.take_outdated(transaction, keks.newest.kek_id, _CHUNK, table)
     if taken:
-        key_table_store.put_rewrapped(
-            transaction, [key_table_cache.rewrap(each, keks, transaction) for each in taken]
-        )
+        rewrapped = [key_table_cache.rewrap(each, keks, transaction) for each in taken]
+        key_table_store.put_tables(transaction, rewrapped, table)
     return len(taken)
 
 

@@ -4,6 +4,7 @@ Called by the worker processes of `sma provision-batch` (`cli.batch.workers`), o
 a call. This module must never start a thread, because its processes fork.
 """
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -18,8 +19,8 @@ from birthmark_sma.authority.provisioning.issuance import (
     Provisioned,
     ProvisioningRequest,
 )
-from birthmark_sma.authority.provisioning.registration import register
-from birthmark_sma.errors import BirthmarkError, IssuerExpiredError
+from birthmark_sma.authority.provisioning.registration import TRIES_DURING_ROTATIONS, register
+from birthmark_sma.errors import BirthmarkError, IssuerExpiredError, KeyTablesRotatedError
 from birthmark_sma.storage.engine import Database
 
 
@@ -60,11 +61,24 @@ class BulkProvisioner:
 
         `keep` is called before the commit with the answers, by index of the request. If `keep`
         makes them durable, no answer is lost when the process ends: an answer is valid if and only
-        if its provisioning id is registered.
+        if its provisioning id is registered. A later call replaces an earlier one.
 
         Raises DatabaseUnavailableError, and then the last commit may have happened or not. Raises
-        IssuerExpiredError.
+        IssuerExpiredError, and KeyTablesRotatedError if key tables are rotated again and again.
         """
+        # A rotation of key tables between the signatures and the commit: all of it is done again.
+        for _ in range(TRIES_DURING_ROTATIONS - 1):
+            with contextlib.suppress(KeyTablesRotatedError):
+                return self._provision(requests, keep)
+        return self._provision(requests, keep)
+
+    def _provision(
+        self,
+        requests: Sequence[ProvisioningRequest],
+        keep: Callable[[Mapping[int, Provisioned]], None],
+    ) -> list[Outcome]:
+        with self._database.read() as connection:
+            self._maker.follow_rotations(connection)
         registered = self.registered([request.device_serial for request in requests])
         outcomes: dict[int, Outcome] = {}
         candidates: dict[int, IssuedDevice] = {}
@@ -110,7 +124,10 @@ class BulkProvisioner:
 
     def _register(self, candidates: Sequence[IssuedDevice]) -> list[Provisioned | BirthmarkError]:
         def work(transaction: Connection) -> list[Provisioned | BirthmarkError]:
-            device_store.hold_registrations(transaction)
-            return register(transaction, candidates, self._first_answers, self._database.clock)
+            answers = register(transaction, candidates, self._first_answers, self._database.clock)
+            for answer in answers:
+                if isinstance(answer, KeyTablesRotatedError):
+                    raise answer  # and none is registered
+            return answers
 
         return self._database.transact(work)

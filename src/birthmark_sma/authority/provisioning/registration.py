@@ -10,6 +10,7 @@ from sqlalchemy import Connection
 
 from birthmark_sma.authority.devices import store as device_store
 from birthmark_sma.authority.devices.store import Device
+from birthmark_sma.authority.key_tables import device_keys
 from birthmark_sma.authority.provisioning import enrolment, idempotency_store
 from birthmark_sma.authority.provisioning.idempotency import (
     IDEMPOTENCY_PERIOD,
@@ -22,6 +23,7 @@ from birthmark_sma.errors import (
     DeviceAlreadyProvisionedError,
     KeyEncryptionKeyRefusedError,
     KeyRefusedError,
+    KeyTablesRotatedError,
     NucHashInUseError,
     PublicKeyInUseError,
 )
@@ -31,6 +33,10 @@ from birthmark_sma.storage.clock import DatabaseClock
 
 # One message for a device's signing key and its recipient key.
 _OF_REVOKED = "This key belongs to a device that was revoked: make a new key pair."
+
+TRIES_DURING_ROTATIONS = 3
+"""How often a device is made whose table keys are rotated before it is registered. An operator
+rotates rarely, so the second time is enough."""
 
 
 def register(
@@ -44,14 +50,16 @@ def register(
     An outcome is the candidate's own response, the stored response of the first request with its
     Idempotency-Key, or an error, which says why it was not registered.
     """
-    # First of all, so that an expired Idempotency-Key can be claimed again.
+    # Lock order: before all other locks, as a rotation of key tables takes it.
+    device_store.hold_registrations(transaction)
+    # Before the claims, so that an expired Idempotency-Key can be claimed again.
     idempotency_store.forget_before(transaction, clock.expired_before(IDEMPOTENCY_PERIOD))
     # Lock order: all processes insert in the order of the folded serials, which are unique. This
     # prevents a deadlock.
     ordered = sorted(candidates, key=lambda candidate: fold(candidate.device.device_serial))
     repeated = first_answers.claim(transaction, ordered)
     new = [c for c in ordered if c.provisioning_id not in repeated]
-    errors = _refuse_recipients(transaction, new)
+    errors = _refuse_recipients(transaction, new) | _refuse_replaced_keys(transaction, new)
     errors |= _add(transaction, [c for c in new if c.provisioning_id not in errors])
     refused = [c for c in new if c.provisioning_id in errors]
     # Without this, a repeat would get a stored response for a device that does not exist.
@@ -92,6 +100,17 @@ def _refuse_recipients(
         for provisioning_id, key in asked.items()
         if key in holders
     }
+
+
+def _refuse_replaced_keys(
+    transaction: Connection, candidates: Sequence[IssuedDevice]
+) -> dict[str, BirthmarkError]:
+    """Return errors, by provisioning id, for candidates whose table keys were rotated meanwhile."""
+    given = {
+        c.provisioning_id: (c.device.table_assignments, c.device.table_epochs) for c in candidates
+    }
+    replaced = device_keys.find_replaced(transaction, given)
+    return {provisioning_id: KeyTablesRotatedError() for provisioning_id in replaced}
 
 
 def _add(transaction: Connection, candidates: Sequence[IssuedDevice]) -> dict[str, BirthmarkError]:

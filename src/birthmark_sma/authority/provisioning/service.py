@@ -7,6 +7,7 @@ race. No response must leave before the commit, and a refused request must leave
 """
 
 import asyncio
+import contextlib
 import os
 from collections import Counter
 from collections.abc import Sequence
@@ -26,12 +27,17 @@ from birthmark_sma.authority.provisioning.issuance import (
     Provisioned,
     ProvisioningRequest,
 )
-from birthmark_sma.authority.provisioning.registration import find_conflict, register
+from birthmark_sma.authority.provisioning.registration import (
+    TRIES_DURING_ROTATIONS,
+    find_conflict,
+    register,
+)
 from birthmark_sma.authority.server_metrics import PROVISIONINGS, Outcome, ServerMetrics
 from birthmark_sma.errors import (
     BirthmarkError,
     ConflictError,
     DatabaseUnavailableError,
+    KeyTablesRotatedError,
     PoolFullError,
     ShuttingDownError,
 )
@@ -113,9 +119,7 @@ class Provisioner:
         if caller is not None:
             self._under_way_of[caller] += 1
         try:
-            # Two steps, so that no signing thread waits for a commit.
-            registering: Future[Provisioned] = await asyncio.wrap_future(self._start(request))
-            provisioned = await asyncio.wrap_future(registering)
+            provisioned = await self._provision(request)
             outcome = Outcome.PROVISIONED
             return provisioned
         except BirthmarkError as error:
@@ -129,6 +133,17 @@ class Provisioner:
                     del self._under_way_of[caller]
             self._figures.provisioned(outcome)
 
+    async def _provision(self, request: ProvisioningRequest) -> Provisioned:
+        for _ in range(TRIES_DURING_ROTATIONS - 1):
+            with contextlib.suppress(KeyTablesRotatedError):
+                return await self._provision_once(request)
+        return await self._provision_once(request)
+
+    async def _provision_once(self, request: ProvisioningRequest) -> Provisioned:
+        # Two steps, so that no signing thread waits for a commit.
+        registering: Future[Provisioned] = await asyncio.wrap_future(self._start(request))
+        return await asyncio.wrap_future(registering)
+
     def provision_device(self, request: ProvisioningRequest) -> Provisioned:
         """Provision a device, for a thread. Return the response once the device is durable.
 
@@ -136,9 +151,12 @@ class Provisioner:
 
         Raises PkiError for a refused key, CSR or serial, DeviceDescriptionRefusedError for a family
         or app version, ConflictError if the serial, the public key or the NUC hash is registered,
-        EnrolmentRefusedError, IdempotencyKeyReusedError, PoolFullError, ShuttingDownError and
-        DatabaseUnavailableError.
+        EnrolmentRefusedError, IdempotencyKeyReusedError, KeyTablesRotatedError, PoolFullError,
+        ShuttingDownError and DatabaseUnavailableError.
         """
+        for _ in range(TRIES_DURING_ROTATIONS - 1):
+            with contextlib.suppress(KeyTablesRotatedError):
+                return self._sign(request).result()
         return self._sign(request).result()
 
     @property
@@ -195,6 +213,7 @@ class Provisioner:
         UNIQUE constraints do, in the writer's transaction.
         """
         with self._database.read(QUICK_SECONDS) as connection:
+            self._maker.follow_rotations(connection)
             conflict = find_conflict(
                 connection,
                 request.device_serial,
@@ -224,6 +243,6 @@ def _classify(error: BirthmarkError) -> Outcome:
         return Outcome.CONFLICT
     if isinstance(error, PoolFullError | ShuttingDownError):
         return Outcome.OVERLOADED
-    if isinstance(error, DatabaseUnavailableError):
+    if isinstance(error, DatabaseUnavailableError | KeyTablesRotatedError):
         return Outcome.UNAVAILABLE
     return Outcome.REFUSED

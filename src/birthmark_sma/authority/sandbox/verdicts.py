@@ -21,6 +21,9 @@ VERDICTS: Mapping[int, Reason] = {
     9_006: Reason.UNKNOWN_TABLE,
     9_007: Reason.UNKNOWN_KEY_INDEX,
     9_008: Reason.OTHER_DERIVATION,
+    9_009: Reason.OPENED_TWICE,
+    9_010: Reason.OTHER_EPOCH,
+    9_011: Reason.EARLIER_EPOCH,
 }
 """The reason, and so the verdict, of each scripted table id."""
 

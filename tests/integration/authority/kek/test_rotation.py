@@ -106,7 +106,10 @@ def contents(settings: Settings) -> tuple[list[bytes], bytes, bytes]:
     """Every master key, the CA key, and what a NUC hash is looked up by."""
     authority = open_authority(settings)
     try:
-        keys = [authority.table_cache.master_key(n) for n in range(authority.table_sizes.tables)]
+        keys = [
+            authority.table_cache.keys.current[n].master_key
+            for n in range(authority.table_sizes.tables)
+        ]
         return keys, authority.issuer.signer.private_der(), authority.secrets.nuc_hash_index.of(b"")
     finally:
         authority.close()
@@ -628,7 +631,7 @@ def test_a_command_that_hangs_delays_no_revocation(
     with opened(founded_by_passphrase) as late:
         rotated(founded_by_passphrase, new_ca_password=OTHER)
         monkeypatch.setattr(wrapping, "open_keys", hanging)
-        watch = KeyReloader(late.database, late.secrets.keks, late.key_cache)
+        watch = KeyReloader(late.database, late.secrets.keks, late.key_cache, late.table_cache)
         began = time.monotonic()
         watch.work(datetime.now(UTC))
         assert time.monotonic() - began < 5
@@ -660,7 +663,7 @@ def test_what_is_opened_while_tables_are_wrapped_anew(
         seen: list[int] = []
 
         def meanwhile(_: float) -> None:
-            seen.append(len(open_key_table_cache(database, keks)._master_keys))
+            seen.append(len(open_key_table_cache(database, keks).keys.current))
 
         rotate(database, settings, NewSecret(new_ca_password=OTHER), quiet, wait=meanwhile)  # type: ignore[arg-type]
     assert seen == [6]

@@ -94,7 +94,7 @@ class Scene:
     def token_on_foreign_table(self, camera: Camera) -> CameraToken:
         """Return a token of a camera that somebody sealed under another device's table."""
         table_id = self.foreign_table(camera)
-        key = self.authority.table_cache.master_key(table_id)
+        key = self.authority.table_cache.keys.current[table_id].master_key
         return camera.token(table_id, master_key=key)
 
 
