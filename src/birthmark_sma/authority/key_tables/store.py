@@ -152,11 +152,8 @@ def find_generation(connection: Connection) -> int:
 
 def raise_generation(transaction: Connection) -> int:
     """Raise the generation by one, so that servers read the tables again; return the new one."""
-    return transaction.execute(
-        update(authority)
-        .values(table_generation=authority.c.table_generation + 1)
-        .returning(authority.c.table_generation)
-    ).scalar_one()
+    raising = update(authority).values(table_generation=authority.c.table_generation + 1)
+    return int(transaction.execute(raising.returning(authority.c.table_generation)).scalar_one())
 
 
 def find_epochs(connection: Connection, table_ids: Sequence[int]) -> dict[int, int]:
