@@ -48,13 +48,14 @@ _ROOT_KEY = (
 _KEK = (
     *_SIZES,
     *("doctor", "restore", "provision", "provision-batch", "validate", "tables populate"),
-    *("ca export", "ca publish-crl", "secrets rotate", "secrets check"),
+    *("tables rotate", "ca export", "ca publish-crl", "secrets rotate", "secrets check"),
 )
 _DATABASE = (
     *_KEK,
     *("migrate", "top", "backup", "devices list", "devices show", "devices suspend"),
     *("devices reinstate", "devices revoke", "devices flagged", "devices reviewed"),
-    *("tables show", "ca show", "history prune", "history partitions"),
+    *("tables show", "tables list", "tables stragglers", "tables end", "tables exposure"),
+    *("ca show", "history prune", "history partitions"),
     *("keys create", "keys list", "keys revoke", "keys rotate"),
 )
 _ABUSE = (*_SERVE, "devices flagged")

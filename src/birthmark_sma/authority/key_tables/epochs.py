@@ -69,14 +69,25 @@ def check_tables(connection: Connection, table_ids: Sequence[int]) -> list[int]:
     return sorted(set(table_ids))
 
 
-def check_no_overlap(connection: Connection, table_ids: Sequence[int], now: datetime) -> None:
-    """Raise TableRotationError if one of these tables has an earlier key that is not deleted."""
+def check_no_overlap(
+    connection: Connection, table_ids: Sequence[int], ended: datetime, now: datetime
+) -> None:
+    """Raise TableRotationError if the overlap of one of these tables is open.
+
+    Keys that were accepted until `ended` do not count: `rotate` deletes them. `now` only gives the
+    message.
+    """
     wanted = set(table_ids)
-    still = [e for e in key_table_store.list_earlier(connection) if e.table_id in wanted]
+    still = [
+        each
+        for each in key_table_store.list_earlier(connection)
+        if each.table_id in wanted and each.accepted_until > ended
+    ]
     if not still:
         return
     latest = max(each.accepted_until for each in still)
-    until = "has ended, but not long enough for this machine's clock to be trusted"
+    # With SQLite, the machine's clock must have been steady for an hour before it is trusted.
+    until = "has ended; a running server deletes the key within an hour"
     if latest > now:
         until = f"is open until {latest:%Y-%m-%d %H:%M} UTC"
     raise TableRotationError(
@@ -107,9 +118,9 @@ def rotate(
         # on no device is registered until this transaction ends.
         device_store.await_registrations(transaction)
         chosen = check_tables(transaction, table_ids)
-        _delete(transaction, lambda each: each.accepted_until <= ended)
         now = database_time(transaction)
-        check_no_overlap(transaction, chosen, now)
+        check_no_overlap(transaction, chosen, ended, now)
+        _delete(transaction, lambda each: each.accepted_until <= ended)
         kek = keks.lock_newest(transaction)
         before = key_table_store.lock_tables(transaction, chosen)
         after = [new_table(each.table_id, kek, each.epoch + 1) for each in before]
