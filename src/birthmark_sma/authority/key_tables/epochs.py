@@ -43,13 +43,7 @@ class TableState:
 
 def list_states(connection: Connection) -> list[TableState]:
     """Return the state of all tables, by id."""
-    earlier = {each.table_id: each for each in key_table_store.list_earlier(connection)}
-    states = []
-    for table in key_table_store.list_tables(connection):
-        before = earlier.get(table.table_id)
-        times = (None, None) if before is None else (before.replaced_at, before.accepted_until)
-        states.append(TableState(table.table_id, table.epoch, *times))
-    return states
+    return [TableState(*row) for row in key_table_store.list_epochs(connection)]
 
 
 def check_tables(connection: Connection, table_ids: Sequence[int]) -> list[int]:

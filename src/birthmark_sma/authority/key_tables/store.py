@@ -165,6 +165,20 @@ def find_epochs(connection: Connection, table_ids: Sequence[int]) -> dict[int, i
     return {row[0]: row[1] for row in rows}
 
 
+def list_epochs(connection: Connection) -> list[tuple[int, int, datetime | None, datetime | None]]:
+    """Return id and epoch of all tables, by id, and `replaced_at` and `accepted_until` if there.
+
+    This reads no wrapped key.
+    """
+    table, earlier = key_tables.c, earlier_table_keys.c
+    rows = connection.execute(
+        select(table.table_id, table.epoch, earlier.replaced_at, earlier.accepted_until)
+        .outerjoin_from(key_tables, earlier_table_keys, earlier.table_id == table.table_id)
+        .order_by(table.table_id)
+    )
+    return [(row[0], row[1], row[2], row[3]) for row in rows]
+
+
 def lock_tables(transaction: Connection, table_ids: Sequence[int]) -> list[WrappedTable]:
     """Return these tables in the order of their ids, and lock them until the transaction ends."""
     column = key_tables.c.table_id

@@ -117,18 +117,27 @@ class Overview:
 
 @dataclass(frozen=True, slots=True)
 class Totals:
-    """All verdicts ever by reason, all repeats ever by kind, and the current devices by family."""
+    """All verdicts ever by reason, all repeats ever by kind, and the current devices by family.
+
+    `open_overlaps` is the number of key tables of which two keys are accepted.
+    """
 
     reasons: Counter[Reason]
     repeats: Counter[Repeat]
     devices: dict[str, int]
+    open_overlaps: int
 
 
 def count_totals(database: Database) -> Totals:
     """Return the totals. This reads few rows, whatever the size of the audit log."""
     with database.read() as connection:
         reasons, repeats = count_ever(connection)
-        return Totals(reasons, repeats, device_store.count_by_family(connection))
+        return Totals(
+            reasons,
+            repeats,
+            device_store.count_by_family(connection),
+            key_table_store.count_open(connection, database_time(connection)),
+        )
 
 
 def collect_stats(database: Database) -> Stats:

@@ -172,6 +172,7 @@ class _Server(Collector):
             table.VERDICTS: None,
             table.REPEATS: None,
             table.DEVICES: None,
+            table.TABLE_OVERLAPS_OPEN: None,
         }
         return samples if totals is None else {**samples, **_read_totals(totals)}
 
@@ -199,6 +200,7 @@ def _read_totals(totals: Totals) -> Mapping[Metric, Samples]:
         table.VERDICTS: reasons.items(),
         table.REPEATS: [((kind.value,), totals.repeats[kind]) for kind in Repeat],
         table.DEVICES: [((family,), n) for family, n in _largest(totals.devices).items()],
+        table.TABLE_OVERLAPS_OPEN: [((), totals.open_overlaps)],
     }
 
 
