@@ -1,4 +1,4 @@
-"""Checks of expiry dates (CA, TLS, access keys, earlier table keys) and of the clocks that they depend on.
+"""Checks of what ends (CA, TLS, access keys, earlier table keys) and of the clocks.
 
 `runner` calls these checks.
 """
