@@ -39,26 +39,26 @@ _LIST = text(
 
 def count_sharing(connection: Connection, table_ids: Sequence[int], without: str) -> dict[int, int]:
     """Return the number of devices by the number of these tables that they have."""
-    marks = {"tables": json.dumps(table_ids), "without": without}
+    marks = {"tables": json.dumps(list(table_ids)), "without": without}
     return {row[0]: row[1] for row in connection.execute(_SHARING, marks)}
 
 
 def count_by_table(connection: Connection, table_ids: Sequence[int]) -> dict[int, int]:
     """Return the number of devices by table."""
-    rows = connection.execute(_BY_TABLE, {"tables": json.dumps(table_ids)})
+    rows = connection.execute(_BY_TABLE, {"tables": json.dumps(list(table_ids))})
     return {row[0]: row[1] for row in rows}
 
 
 def count_stragglers(connection: Connection, table_ids: Sequence[int]) -> int:
     """Return the number of devices with an earlier key of one of these tables."""
-    return int(connection.execute(_COUNT, {"tables": json.dumps(table_ids)}).scalar_one())
+    return int(connection.execute(_COUNT, {"tables": json.dumps(list(table_ids))}).scalar_one())
 
 
 def list_stragglers(
     connection: Connection, table_ids: Sequence[int], after: str, limit: int
 ) -> Sequence[Any]:
     """Return serial, tables and epochs of such devices, by serial."""
-    marks = {"tables": json.dumps(table_ids), "after": after, "limit": limit}
+    marks = {"tables": json.dumps(list(table_ids)), "after": after, "limit": limit}
     rows = connection.execute(_LIST, marks)
     return [
         (serial, json.loads(tables), json.loads(epochs or "null"))
