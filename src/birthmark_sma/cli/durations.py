@@ -5,8 +5,9 @@ from datetime import timedelta
 
 from typer import BadParameter
 
-_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
-_LONGEST = timedelta(days=3_650)
+_DAY = 86_400
+_UNITS = {"s": 1, "m": 60, "h": 3_600, "d": _DAY, "w": 7 * _DAY}  # in seconds
+_MOST_DAYS = 3_650
 
 
 def parse_duration(text: str) -> timedelta:
@@ -21,7 +22,7 @@ def parse_duration(text: str) -> timedelta:
         raise BadParameter(
             f"{text!r} is no duration. Give a number and a unit: 90s, 15m, 12h, 30d or 2w."
         )
-    duration = timedelta(**{_UNITS[found[2]]: int(found[1])})
-    if duration > _LONGEST:
-        raise BadParameter(f"{text} is longer than {_LONGEST.days:,} days.")
-    return duration
+    seconds = int(found[1]) * _UNITS[found[2]]
+    if seconds > _MOST_DAYS * _DAY:
+        raise BadParameter(f"{text} is longer than {_MOST_DAYS:,} days.")
+    return timedelta(seconds=seconds)

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from multiprocessing import get_context
+from pathlib import Path
 
 import pytest
 
@@ -22,16 +23,18 @@ from birthmark_sma.authority.key_tables.cache import open_key_table_cache
 from birthmark_sma.authority.key_tables.epochs import end_overlaps
 from birthmark_sma.config import NewSecret, Settings
 from birthmark_sma.errors import TableRotationError
-from birthmark_sma.storage.clock import STEADY_SECONDS
 from birthmark_sma.storage.engine import Database, open_database
 from tests.support.authorities import (
     TABLES,
     execute,
+    new_authority,
     new_camera,
     opened,
     quiet,
     rows_of,
+    small_settings,
 )
+from tests.support.programs.wrong_clock import trust_the_machine
 from tests.support.table_epochs import MONTH, give_new_keys, let_overlaps_end, rotate
 
 ALL = range(TABLES)
@@ -134,11 +137,6 @@ def test_two_rotations_at_once(authority: Authority, settings: Settings) -> None
 # --- the end of an overlap
 
 
-def trust_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the machine's clock have been steady for long: SQLite deletes nothing before."""
-    monkeypatch.setattr("birthmark_sma.storage.clock.STEADY_SECONDS", -1.0)
-
-
 def test_ended_keys_are_deleted_by_the_clock(
     authority: Authority, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -148,12 +146,11 @@ def test_ended_keys_are_deleted_by_the_clock(
     task = OverlapExpiry(authority.database)
     let_overlaps_end(authority.database, 1, 2)
     if authority.database.dialect_name == "sqlite":
-        assert STEADY_SECONDS > 0
         task.work(datetime.now(UTC))
         assert earlier_of(authority.database).keys() == {1, 2, 5}
         with pytest.raises(TableRotationError, match="has ended; a running server"):
             rotate(authority, [1])
-    trust_the_clock(monkeypatch)
+    trust_the_machine(monkeypatch)
     generation = generation_of(authority.database)
     task.work(datetime.now(UTC))
     assert earlier_of(authority.database).keys() == {5}
@@ -166,7 +163,7 @@ def test_the_next_rotation_deletes_what_has_ended(
     authority: Authority, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No server has to run for it."""
-    trust_the_clock(monkeypatch)
+    trust_the_machine(monkeypatch)
     rotate(authority, [1, 2])
     let_overlaps_end(authority.database)
     rotate(authority, [2])
@@ -174,17 +171,16 @@ def test_the_next_rotation_deletes_what_has_ended(
     assert epochs_of(authority.database)[2] == 2
 
 
-def test_a_deleted_key_is_nowhere_in_the_file(authority: Authority, settings: Settings) -> None:
+def test_a_deleted_key_is_nowhere_in_the_file(tmp_path: Path) -> None:
     """SQLite overwrites it, so that a later backup or copy does not hold it."""
-    if settings.sqlite_file is None:
-        pytest.skip("PostgreSQL leaves this to VACUUM")
-    [(wrapped,)] = rows_of(
-        authority.database, "SELECT master_key FROM key_tables WHERE table_id = 2"
-    )
-    rotate(authority, [2])
-    end_overlaps(authority.database, [2])
-    for file in settings.sqlite_file.parent.glob("sma.db*"):
-        assert wrapped not in file.read_bytes()
+    with new_authority(small_settings(tmp_path, None)) as authority:
+        query = "SELECT master_key FROM key_tables WHERE table_id = 2"
+        [(wrapped,)] = rows_of(authority.database, query)
+        rotate(authority, [2])
+        end_overlaps(authority.database, [2])
+        files = list(tmp_path.glob("sma.db*"))
+        assert len(files) > 1
+        assert not any(wrapped in file.read_bytes() for file in files)
 
 
 # --- wrapped keys
