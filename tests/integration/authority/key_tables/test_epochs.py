@@ -42,12 +42,12 @@ ALL = range(TABLES)
 
 def epochs_of(database: Database) -> dict[int, int]:
     """Return the epochs of all tables."""
-    return dict(rows_of(database, "SELECT table_id, epoch FROM key_tables"))  # type: ignore[arg-type]
+    return dict(rows_of(database, "SELECT table_id, epoch FROM key_tables"))
 
 
 def earlier_of(database: Database) -> dict[int, int]:
     """Return the epochs of the earlier keys."""
-    return dict(rows_of(database, "SELECT table_id, epoch FROM earlier_table_keys"))  # type: ignore[arg-type]
+    return dict(rows_of(database, "SELECT table_id, epoch FROM earlier_table_keys"))
 
 
 def generation_of(database: Database) -> int:

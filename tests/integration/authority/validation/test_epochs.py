@@ -7,11 +7,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
 
+import pytest
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from sqlalchemy import Connection
 
 from birthmark_sma.authority.access.caller import Caller
 from birthmark_sma.authority.authority import Authority
 from birthmark_sma.authority.key_tables.epochs import end_overlaps
+from birthmark_sma.authority.validation.records import FoundDevices
 from birthmark_sma.config import Settings
 from birthmark_sma.protocol.camera_token import CameraToken
 from birthmark_sma.protocol.key_derivation import (
@@ -149,21 +152,24 @@ def test_another_process_judges_with_the_newest_keys(
         assert judge(other, old.token()) is Reason.NOT_OPENED
 
 
-def test_a_rotation_in_the_middle_of_a_batch(authority: Authority, settings: Settings) -> None:
+def test_a_rotation_in_the_middle_of_a_batch(
+    authority: Authority, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """All tokens of it are judged under the keys of one generation: the one that was read last."""
     old = new_camera(authority, "camera")
     rotate(authority)
     new = give_new_keys(authority, old)
     store = authority.validator._store
-    find, rotated = store.find_devices, []
+    find = store.find_devices
+    ended_late: list[int] = []
 
-    def find_late(*arguments: object) -> object:
+    def find_late(connection: Connection, nuc_hashes: Sequence[bytes]) -> FoundDevices:
         # SQLite allows no other writer meanwhile.
-        if not rotated and authority.database.dialect_name == "postgresql":
-            rotated.append(end_overlaps(authority.database, ALL))
-        return find(*arguments)  # type: ignore[arg-type]
+        if not ended_late and authority.database.dialect_name == "postgresql":
+            ended_late.extend(end_overlaps(authority.database, ALL))
+        return find(connection, nuc_hashes)
 
-    store.find_devices = find_late  # type: ignore[method-assign]
+    monkeypatch.setattr(store, "find_devices", find_late)
     ended = authority.database.dialect_name == "postgresql"
     assert judge(authority, old.token()) is (Reason.NOT_OPENED if ended else Reason.GENUINE)
     assert judge(authority, new.token()) is Reason.GENUINE
