@@ -6,8 +6,8 @@ token's address and not its secret content (`Reason.told_to_caller`).
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from enum import StrEnum
+from typing import NamedTuple
 
 from birthmark_sma.protocol.key_table import TableSizes
 
@@ -71,8 +71,7 @@ _TOLD_TO_CALLER = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class DeviceRecord:
+class DeviceRecord(NamedTuple):
     """The part of a device's record that decides a verdict.
 
     `table_epochs` is parallel to `table_assignments`. Missing epochs are 0.
@@ -88,8 +87,7 @@ class DeviceRecord:
         return self.table_epochs[place] if place < len(self.table_epochs) else 0
 
 
-@dataclass(frozen=True, slots=True)
-class LiveEpochs:
+class LiveEpochs(NamedTuple):
     """The epoch of a table's newest key, and whether the key before it is accepted now."""
 
     current: int = 0

@@ -35,11 +35,13 @@ class TableKey:
     """The master key of a table and its epoch, with the pseudorandom key that it extracts to."""
 
     # A slotted class, not a dataclass: its repr must never show a key.
-    __slots__ = ("_pseudorandom_key", "epoch", "master_key")
+    __slots__ = ("_pseudorandom_key", "alone", "epoch", "master_key")
 
     def __init__(self, master_key: bytes, epoch: int) -> None:
         self.master_key = master_key
         self.epoch = epoch
+        self.alone = LiveEpochs(epoch)
+        """The epochs of its table while no overlap is open."""
         # HKDF-Extract (RFC 5869 section 2.2) once per table, so that a token costs only one Expand.
         self._pseudorandom_key = key_derivation.extract(master_key)
 
@@ -87,8 +89,9 @@ class TableKeys:
         if not self.sizes.has_table(table_id):
             return LiveEpochs()
         earlier = self.earlier.get(table_id)
-        accepted = earlier is not None and now < earlier.accepted_until
-        return LiveEpochs(self.current[table_id].epoch, accepted)
+        if earlier is None:
+            return self.current[table_id].alone
+        return LiveEpochs(self.current[table_id].epoch, now < earlier.accepted_until)
 
 
 class KeyTableCache:

@@ -5,7 +5,7 @@ both of its keys are tried for every token, so the number of tries depends only 
 which is public: neither an answer nor its time tells which key opened a token, or if any did.
 """
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from birthmark_sma.authority.kek.wrapping import NucHashIndex
@@ -27,7 +27,7 @@ class Opening(NamedTuple):
     """The attempt with the one token to judge: of several alternatives, the one that opened."""
     nuc_hash: bytes | None
     """The HMAC of the NUC hash inside, or None if no key opens a token, or more than one."""
-    epochs: tuple[int, ...]
+    epochs: Sequence[int]
     """The epochs of the keys that opened a token."""
     keys: TableKeys
     """The keys that were tried."""
@@ -54,35 +54,39 @@ class TokenOpener:
 
     def open(self, submitted: Attempt, keys: TableKeys) -> Opening:
         """Try all keys of all alternatives of a token."""
+        derivation = submitted.derivation
+        opened = self._try(submitted.camera_token, derivation, keys)
+        if not submitted.alternatives:
+            nuc_hash = opened[0][1] if len(opened) == 1 else None
+            return Opening(submitted, submitted, nuc_hash, [each[0] for each in opened], keys)
         # All are tried, so that the time does not tell which token opened, or if any did. GCM does
         # not commit to a key: a token that opens under two keys was forged to do so, and fails.
-        tried = dict.fromkeys((submitted.camera_token, *submitted.alternatives))
-        opened = [
-            (camera_token, *found)
-            for camera_token in tried
-            for found in self._try(camera_token, submitted.derivation, keys)
-        ]
-        epochs = tuple([epoch for _, epoch, _ in opened])
+        attempt = submitted
+        for camera_token in dict.fromkeys(submitted.alternatives):
+            if camera_token != submitted.camera_token:
+                found = self._try(camera_token, derivation, keys)
+                if found:
+                    attempt = submitted._replace(camera_token=camera_token)
+                opened += found
+        epochs = [epoch for epoch, _ in opened]
         if len(opened) != 1:
             return Opening(submitted, submitted, None, epochs, keys)
-        [(camera_token, _, nuc_hash)] = opened
-        attempt = submitted
-        if camera_token is not submitted.camera_token:
-            attempt = submitted._replace(camera_token=camera_token)
-        return Opening(submitted, attempt, nuc_hash, epochs, keys)
+        return Opening(submitted, attempt, opened[0][1], epochs, keys)
 
     def _try(
         self, camera_token: CameraToken, derivation: Derivation, keys: TableKeys
-    ) -> Iterator[tuple[int, bytes]]:
-        """Yield the epoch of each key that opens the token, with the HMAC of the NUC hash."""
+    ) -> list[tuple[int, bytes]]:
+        """Return the epoch of each key that opens the token, with the HMAC of the NUC hash."""
         table_id, key_index = camera_token.table_id, camera_token.key_index
         if unknown_address(self.sizes(derivation), table_id, key_index) is not None:
-            return
+            return []
         # No lock: only the writer thread adds to these slots.
         self._figures.own_counters[self._ranges + table_id // self._tables_a_range] += 1
+        opened = []
         for table_key in keys.live_keys(table_id):
             try:
                 nuc_hash = open_camera_token(camera_token, table_key.derive(key_index, derivation))
             except UnopenedCameraTokenError:
                 continue
-            yield table_key.epoch, self._nuc_hash_index.of(nuc_hash)
+            opened.append((table_key.epoch, self._nuc_hash_index.of(nuc_hash)))
+        return opened
