@@ -53,6 +53,7 @@ def device_as_json(device: "Device") -> dict[str, Any]:
         "app_version": device.app_version,
         "status": device.status.value,
         "table_assignments": list(device.table_assignments),
+        "table_epochs": list(device.table_epochs),
         "provisioning_id": device.provisioning_id,
         "provisioned_at": device.provisioned_at,
         "certificate_serial": device.certificate_serial,
@@ -71,8 +72,14 @@ def device_as_fields(device: "Device") -> list[tuple[str, str]]:
         ("family", device.device_family),
         ("app version", device.app_version or "-"),
         ("status", device.status.value),
-        ("tables", ", ".join(map(str, device.table_assignments))),
+        ("tables", _describe_tables(device)),
         ("provisioned", f"{device.provisioned_at:%Y-%m-%d %H:%M:%S} UTC"),
         ("", device.provisioning_id),
         *certificate_as_fields("certificate", certificate),
     ]
+
+
+def _describe_tables(device: "Device") -> str:
+    """Return the tables of a device, with the epochs of its keys where a table was rotated."""
+    both = zip(device.table_assignments, device.table_epochs, strict=False)
+    return ", ".join(f"{table} (epoch {epoch})" if epoch else str(table) for table, epoch in both)

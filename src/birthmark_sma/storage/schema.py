@@ -148,7 +148,7 @@ earlier_table_keys = Table(
     Column("epoch", Integer, nullable=False),
     Column("master_key", LargeBinary, nullable=False),
     Column("kek_id", ForeignKey(key_encryption_keys.c.kek_id), nullable=False),
-    Column("replaced_at", UtcDateTime, nullable=False),
+    Column("rotated_at", UtcDateTime, nullable=False),
     Column("accepted_until", UtcDateTime, nullable=False),
 )
 """For each rotated table whose overlap is open: the master key of the epoch before, wrapped as in

@@ -37,7 +37,7 @@ class TableState:
 
     table_id: int
     epoch: int
-    replaced_at: datetime | None = None
+    rotated_at: datetime | None = None
     accepted_until: datetime | None = None
 
 
@@ -180,7 +180,7 @@ def _make_earlier(table: WrappedTable, now: datetime, until: datetime) -> Earlie
         table.master_key,
         table.kek_id,
         table.epoch,
-        replaced_at=now,
+        rotated_at=now,
         accepted_until=until,
     )
 

@@ -74,7 +74,7 @@ class Straggler:
     """A device that has earlier keys."""
 
     device_serial: str
-    earlier_keys: tuple[EarlierKeyOf, ...]
+    outdated: tuple[EarlierKeyOf, ...]
 
 
 def find_exposure(

@@ -30,7 +30,7 @@ class WrappedTable:
 class EarlierTable(WrappedTable):
     """The master key that a rotation replaced. It is accepted until a time of the database."""
 
-    replaced_at: datetime = field(kw_only=True)
+    rotated_at: datetime = field(kw_only=True)
     accepted_until: datetime = field(kw_only=True)
 
 
@@ -166,13 +166,13 @@ def find_epochs(connection: Connection, table_ids: Sequence[int]) -> dict[int, i
 
 
 def list_epochs(connection: Connection) -> list[tuple[int, int, datetime | None, datetime | None]]:
-    """Return id and epoch of all tables, by id, and `replaced_at` and `accepted_until` if there.
+    """Return id and epoch of all tables, by id, and `rotated_at` and `accepted_until` if there.
 
     This reads no wrapped key.
     """
     table, earlier = key_tables.c, earlier_table_keys.c
     rows = connection.execute(
-        select(table.table_id, table.epoch, earlier.replaced_at, earlier.accepted_until)
+        select(table.table_id, table.epoch, earlier.rotated_at, earlier.accepted_until)
         .outerjoin_from(key_tables, earlier_table_keys, earlier.table_id == table.table_id)
         .order_by(table.table_id)
     )

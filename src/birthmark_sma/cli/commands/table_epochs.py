@@ -120,7 +120,7 @@ def list_(
         [
             str(each.table_id),
             str(each.epoch),
-            _moment(each.replaced_at),
+            _moment(each.rotated_at),
             _moment(each.accepted_until),
         ]
         for each in shown
@@ -166,7 +166,7 @@ def stragglers(
     rows = [
         [each.device_serial, str(key.table_id), f"{key.epoch} of {key.current_epoch}", until]
         for each in found
-        for key in each.earlier_keys
+        for key in each.outdated
         for until in [_moment(key.accepted_until) if key.accepted_until else "cut off"]
     ]
     print_table(["DEVICE", "TABLE", "EPOCH", "ACCEPTED UNTIL (UTC)"], rows, numbers=["TABLE"])
@@ -346,7 +346,7 @@ def _table_fields(exposure: "Exposure") -> list[tuple[str, str]]:
 def _straggler_as_json(straggler: "Straggler") -> dict[str, Any]:
     return {
         "device_serial": straggler.device_serial,
-        "earlier_keys": [each._asdict() for each in straggler.earlier_keys],
+        "earlier_keys": [each._asdict() for each in straggler.outdated],
     }
 
 

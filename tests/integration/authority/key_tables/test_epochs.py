@@ -34,8 +34,8 @@ from tests.support.authorities import (
     rows_of,
     small_settings,
 )
+from tests.support.cameras.table_epochs import MONTH, give_new_keys, let_overlaps_end, rotate
 from tests.support.programs.wrong_clock import trust_the_machine
-from tests.support.table_epochs import MONTH, give_new_keys, let_overlaps_end, rotate
 
 ALL = range(TABLES)
 
@@ -318,16 +318,16 @@ def test_stragglers_are_those_with_an_earlier_key(authority: Authority) -> None:
         [table_id, *_] = sorted(cameras[4].table_keys)
         some = holders.list_stragglers(connection, [table_id], limit=10, after="camera-3")
         assert holders.count_stragglers(connection, []) == 0
-    assert {key.table_id for key in found[0].earlier_keys} == set(cameras[0].table_keys)
-    assert [(key.table_id, key.epoch, key.current_epoch) for key in some[0].earlier_keys] == [
+    assert {key.table_id for key in found[0].outdated} == set(cameras[0].table_keys)
+    assert [(key.table_id, key.epoch, key.current_epoch) for key in some[0].outdated] == [
         (table_id, 0, 1)
     ]
-    assert all(key.accepted_until is not None for each in found for key in each.earlier_keys)
+    assert all(key.accepted_until is not None for each in found for key in each.outdated)
     end_overlaps(authority.database, ALL)
     with authority.database.read() as connection:
         found = holders.list_stragglers(connection, ALL, limit=10)
     assert [each.device_serial for each in found] == expected
-    assert all(key.accepted_until is None for each in found for key in each.earlier_keys)
+    assert all(key.accepted_until is None for each in found for key in each.outdated)
 
 
 def test_new_devices_get_the_newest_keys(authority: Authority, settings: Settings) -> None:

@@ -18,7 +18,7 @@ from birthmark_sma.authority.provisioning.issuance import DeviceIssuer, IssuedDe
 from birthmark_sma.config import Settings
 from birthmark_sma.errors import KeyTablesRotatedError
 from tests.support.authorities import TABLES, camera_of, opened, request_for, rows_of
-from tests.support.table_epochs import rotate
+from tests.support.cameras.table_epochs import rotate
 
 
 def device_of(authority: Authority, serial: str) -> Device:

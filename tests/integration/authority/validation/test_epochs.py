@@ -28,7 +28,7 @@ from birthmark_sma.storage.engine import open_database
 from tests.support.authorities import TABLES, new_camera, opened, request_for
 from tests.support.cameras.camera import Camera
 from tests.support.cameras.colliding_tokens import forge
-from tests.support.table_epochs import give_new_keys, let_overlaps_end, rotate
+from tests.support.cameras.table_epochs import give_new_keys, let_overlaps_end, rotate
 
 CALLER = Caller("192.0.2.7")
 ALL = range(TABLES)

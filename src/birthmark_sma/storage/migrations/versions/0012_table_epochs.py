@@ -31,6 +31,6 @@ def upgrade() -> None:
             sa.ForeignKey("key_encryption_keys.kek_id"),
             nullable=False,
         ),
-        sa.Column("replaced_at", UtcDateTime, nullable=False),
+        sa.Column("rotated_at", UtcDateTime, nullable=False),
         sa.Column("accepted_until", UtcDateTime, nullable=False),
     )

@@ -33,9 +33,9 @@ from tests.support.authorities import (
     rows_of,
     small_settings,
 )
+from tests.support.cameras.table_epochs import let_overlaps_end, rotate
 from tests.support.databases.postgres import Postgres
 from tests.support.http.tls import TestCa
-from tests.support.table_epochs import let_overlaps_end, rotate
 
 NOW = datetime.now(UTC)
 DAY = timedelta(days=1)
