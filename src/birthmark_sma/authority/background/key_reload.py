@@ -5,6 +5,7 @@ rotated key-encryption key (KEK) is used, within a second. Validation and provis
 generation of the key tables themselves; this task only saves them the time of reading the tables.
 """
 
+import contextlib
 import logging
 import time
 from datetime import datetime
@@ -12,7 +13,7 @@ from datetime import datetime
 from birthmark_sma.authority.access.cache import AccessKeyCache
 from birthmark_sma.authority.kek.wrapping import KeyEncryptionKeys
 from birthmark_sma.authority.key_tables.cache import KeyTableCache
-from birthmark_sma.errors import DatabaseUnavailableError
+from birthmark_sma.errors import AuthorityError, DatabaseUnavailableError
 from birthmark_sma.runtime.background_task import BackgroundTask
 from birthmark_sma.storage.engine import Database
 from birthmark_sma.storage.outages.deadlines import QUICK_SECONDS
@@ -63,7 +64,10 @@ class KeyReloader(BackgroundTask):
             with self._database.read(QUICK_SECONDS) as connection:
                 self._key_cache.poll(connection)
                 self._keks.poll(connection)
-                self._table_cache.poll(connection)
+                # Tables that cannot be opened are reported by validations. Raising it here would
+                # delay the next poll of the access keys, as above.
+                with contextlib.suppress(AuthorityError):
+                    self._table_cache.poll(connection)
             if time.monotonic() - self._noted_at >= _NOTE_USES_SECONDS:
                 self._key_cache.note_uses(self._database)
                 self._noted_at = time.monotonic()

@@ -47,6 +47,8 @@ def find_replaced(
     `devices.store.hold_registrations` before, in the same transaction: then no rotation can replace
     a key between this check and the commit.
     """
+    if not given:
+        return set()
     asked = sorted({table_id for table_ids, _ in given.values() for table_id in table_ids})
     current = key_table_store.find_epochs(transaction, asked)
     return {

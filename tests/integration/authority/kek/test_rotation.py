@@ -48,6 +48,7 @@ from tests.support.authorities import (
     rows_of,
     small_settings,
 )
+from tests.support.cameras.table_epochs import rotate as rotate_tables
 from tests.support.programs.running import wait_until
 from tests.support.schemas import give_schema
 
@@ -605,6 +606,26 @@ def test_a_server_that_slept_through_it(founded_by_passphrase: Settings) -> None
             rows_of(late.database, "SELECT 1 FROM registered_devices WHERE device_serial='late'")
             == []
         )
+
+
+def test_a_server_that_slept_gives_no_verdict_under_unknown_keys(
+    founded_by_passphrase: Settings,
+) -> None:
+    """Threat 19: tables that were rotated afterwards are not FAIL, and access keys are watched."""
+    settings = founded_by_passphrase
+    with opened(settings) as late:
+        camera = new_camera(late, "camera")
+        rotated(settings, new_ca_password=OTHER)
+        with opened(given(settings, ca_password=OTHER)) as awake:
+            rotate_tables(awake)
+            judged = awake.validator.submit(camera.token(), Caller(None)).result(30)
+            assert judged.verdict is Verdict.PASS
+        with pytest.raises(KeyEncryptionKeyChangedError):
+            late.validator.submit(camera.token(), Caller(None)).result(30)
+        with pytest.raises(KeyEncryptionKeyChangedError):
+            new_camera(late, "late")
+        watch = KeyReloader(late.database, late.secrets.keks, late.key_cache, late.table_cache)
+        watch.work(datetime.now(UTC))
 
 
 def test_a_late_server_on_a_laptop_reads_the_passphrase_again(laptop: Settings) -> None:
