@@ -85,8 +85,11 @@ class TableKeys:
         return (current,) if earlier is None else (current, earlier.key)
 
     def live_epochs(self, table_id: int, now: datetime) -> LiveEpochs:
-        """Return what decides if a token of this table may pass at `now`. Any table id will do."""
-        if not self.sizes.has_table(table_id):
+        """Return what decides if a token of this table may pass at `now`.
+
+        `table_id` may be larger than that of any table, as it can be in a token.
+        """
+        if table_id >= len(self.current):
             return LiveEpochs()
         earlier = self.earlier.get(table_id)
         if earlier is None:
