@@ -133,7 +133,7 @@ def test_both_at_once(authority: Authority, settings: Settings) -> None:
                 rotate(authority, [times % TABLES], timedelta(hours=1))
                 end_overlaps(authority.database, range(TABLES))
                 times += 1
-            stop.wait(0.3)
+            stop.wait(0.1)
         return times
 
     def provision(at: Authority, serial: str) -> tuple[str, Provisioned | None]:
@@ -152,7 +152,7 @@ def test_both_at_once(authority: Authority, settings: Settings) -> None:
             )
         )
         stop.set()
-        assert rotating.result(60) > 1
+        assert rotating.result(60) > 0
     given = {serial: answer for serial, answer in made if answer is not None}
     assert len(given) > 10
     current: dict[tuple[int, int], str] = {}
