@@ -65,6 +65,8 @@ class Device:
     status: DeviceStatus
     provisioning_id: str
     provisioned_at: datetime
+    table_epochs: tuple[int, ...]
+    """The epochs of the keys that the device has, parallel to `table_assignments`."""
     certificate_expires_at: datetime | None = None
     certificate_issuer: str = "intermediate"
     status_reason: str | None = None
@@ -221,9 +223,10 @@ def find_provisioning_ids(connection: Connection, serials: Sequence[str]) -> dic
 def await_registrations(transaction: Connection) -> None:
     """Wait until every transaction that called `hold_registrations` has ended.
 
-    PostgreSQL may still finish the commit of a process that was killed. This waits for it up to ten
-    seconds, else it raises DatabaseUnavailableError. On SQLite nothing is to do: a commit ends with
-    its process, and this transaction has already waited for the write lock.
+    Until this transaction ends, `hold_registrations` waits in others. PostgreSQL may still finish
+    the commit of a process that was killed. This waits for it up to ten seconds, else it raises
+    DatabaseUnavailableError. On SQLite nothing is to do: a commit ends with its process, and this
+    transaction has already waited for the write lock.
     """
     _sql(transaction).await_inserts(transaction)
 
@@ -435,5 +438,7 @@ def count_by_family(connection: Connection) -> dict[str, int]:
 def _device(row: Row[Any]) -> Device:
     values = row._asdict()
     values["table_assignments"] = tuple(values["table_assignments"])
+    # NULL in rows that are older than epochs, or that operators inserted.
+    values["table_epochs"] = tuple(values["table_epochs"] or [0] * len(values["table_assignments"]))
     values["status"] = DeviceStatus(values["status"])
     return Device(**values)

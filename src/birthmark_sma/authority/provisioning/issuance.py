@@ -1,9 +1,9 @@
 """Issue a certificate: from a request to a candidate, a device that is signed but not registered.
 
 Called by `provisioning.service` in its signing threads and by `provisioning.bulk` in its processes.
-Checks and signatures take most of the time of provisioning. This module must never use the
-database, so that any thread or process can run it. `provisioning.registration` decides if a
-candidate becomes a device.
+Checks and signatures take most of the time of provisioning. They must never use the database, so
+that any thread or process can run them. `provisioning.registration` decides if a candidate becomes
+a device.
 """
 
 import secrets
@@ -16,6 +16,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from sqlalchemy import Connection
 
 from birthmark_sma.authority.access.store import AccessKey
 from birthmark_sma.authority.ca.ceremony import random_serial_number
@@ -23,6 +24,7 @@ from birthmark_sma.authority.ca.issuers import Issuer, OpenIssuers
 from birthmark_sma.authority.devices.store import Device
 from birthmark_sma.authority.kek.wrapping import NucHashIndex
 from birthmark_sma.authority.key_tables.cache import KeyTableCache
+from birthmark_sma.authority.key_tables.device_keys import current_keys
 from birthmark_sma.authority.provisioning.table_key_encryption import seal_table_keys
 from birthmark_sma.errors import (
     DeviceDescriptionRefusedError,
@@ -145,6 +147,11 @@ class DeviceIssuer:
         # Key tables must be assigned unpredictably (`assign_tables`), never with `random.Random`.
         self._random = secrets.SystemRandom()
 
+    def follow_changes(self, connection: Connection) -> None:
+        """Read the CAs and the key tables again if they changed. Call it before `make`."""
+        self.issuers.poll(connection)
+        self._table_cache.poll(connection)
+
     @property
     def takes_long(self) -> bool:
         """Return True if a signature takes about a millisecond (RSA), while other threads run."""
@@ -184,12 +191,17 @@ class DeviceIssuer:
         request = checked.request
         issuer = self.issuers.active
         certificate = self._issue(checked, issuer, now)
+        tables = self._table_cache.keys
+        table_ids = (
+            assign_tables(tables.sizes, self._random.sample)
+            if replaced is None
+            else replaced.table_assignments
+        )
+        keys = current_keys(tables, table_ids)
         device = Device(
             device_serial=request.device_serial,
             nuc_hash=checked.nuc_hash_index,
-            table_assignments=assign_tables(self._table_cache.sizes, self._random.sample)
-            if replaced is None
-            else replaced.table_assignments,
+            table_assignments=table_ids,
             device_certificate=_pem(certificate),
             certificate_serial=f"{certificate.serial_number:x}",
             device_public_key=_public_pem(checked.public_key),
@@ -199,11 +211,12 @@ class DeviceIssuer:
             status=DeviceStatus.ACTIVE,
             provisioning_id=f"PROV-{now:%Y%m%d}-{secrets.token_hex(8).upper()}",
             provisioned_at=now,
+            table_epochs=keys.epochs,
             certificate_expires_at=certificate.not_valid_after_utc,
             certificate_issuer=issuer.name,
         )
         fingerprint = certificate.fingerprint(hashes.SHA256()).hex()
-        answer = self._answer(device, checked, issuer, fingerprint)
+        answer = self._answer(device, checked, issuer, fingerprint, keys.table_keys)
         return IssuedDevice(
             request,
             device,
@@ -270,7 +283,12 @@ class DeviceIssuer:
         return certificates.sign(prepared, issuer.signer, issuer=issuer.certificate)
 
     def _answer(
-        self, device: Device, checked: CheckedRequest, issuer: Issuer, fingerprint: str
+        self,
+        device: Device,
+        checked: CheckedRequest,
+        issuer: Issuer,
+        fingerprint: str,
+        table_keys: dict[str, str],
     ) -> Provisioned:
         answer = Provisioned(
             device_certificate=device.device_certificate,
@@ -280,10 +298,6 @@ class DeviceIssuer:
             provisioned_at=device.provisioned_at,
         )
         nuc_hash = checked.nuc_hash.hex()
-        table_keys = {
-            str(table_id): self._table_cache.master_key(table_id).hex()
-            for table_id in device.table_assignments
-        }
         if checked.recipient is None:
             return replace(answer, simulated_nuc_hash=nuc_hash, table_keys=table_keys)
         # Serial and certificate fingerprint bind the secrets to this device.
