@@ -16,6 +16,7 @@ from birthmark_sma.authority.devices import store as device_store
 from birthmark_sma.authority.devices.store import Device
 from birthmark_sma.authority.key_tables.epochs import end_overlaps
 from birthmark_sma.authority.provisioning.issuance import DeviceIssuer, IssuedDevice, Provisioned
+from birthmark_sma.authority.provisioning.registration import MOST_ATTEMPTS
 from birthmark_sma.config import Settings
 from birthmark_sma.errors import DatabaseUnavailableError, KeyTablesRotatedError
 from tests.support.authorities import TABLES, camera_of, opened, request_for, rows_of
@@ -81,8 +82,8 @@ def test_the_same_in_an_event_loop(authority: Authority, rotations: list[int]) -
 
 
 def test_rotations_without_end(authority: Authority, rotations: list[int]) -> None:
-    """The third time it is an error after which the device asks again, and nothing is left over."""
-    rotations[0] = 3
+    """The last time it is an error after which the device asks again, and nothing is left over."""
+    rotations[0] = MOST_ATTEMPTS
     request = request_for("camera", idempotency_key="key")
     with pytest.raises(KeyTablesRotatedError, match="try again shortly"):
         authority.provisioner.provision_device(request)
@@ -115,7 +116,7 @@ def test_bulk_provisioning(authority: Authority, settings: Settings, rotations: 
         for request, answer in zip(requests, answers, strict=True):
             assert isinstance(answer, Provisioned)
             check_keys(authority, request.device_serial, answer)
-        rotations[0] = 15
+        rotations[0] = MOST_ATTEMPTS * 5
         more = [request_for(f"camera-{number}") for number in range(4, 9)]
         with pytest.raises(KeyTablesRotatedError):
             bulk.provision(more, kept.append)
