@@ -61,7 +61,7 @@ def bodies(
         key_index = chance.randrange(authority.table_sizes.keys_per_table)
         token = camera_token.seal(
             camera.nuc_hash,
-            key=authority.table_cache.derived_key(table_id, key_index),
+            key=authority.table_cache.keys.current[table_id].derive(key_index),
             table_id=table_id,
             key_index=key_index,
             nonce=chance.randbytes(camera_token.NONCE_BYTES),
@@ -106,4 +106,5 @@ def _devices(
             status=DeviceStatus.ACTIVE,
             provisioning_id=f"BENCH-{number:08}",
             provisioned_at=now,
+            table_epochs=(0,) * len(tables),
         )

@@ -179,7 +179,8 @@ def list_additional_data() -> dict[str, str]:
     """Return the additional authenticated data (AES-GCM) of each kind of wrapped value."""
     return {
         "key-encryption key 7": wrapping._bridge_place(7).decode(),
-        "key table 7": key_table_cache._place(7).decode(),
+        "key table 7": key_table_cache._place(7, epoch=0).decode(),
+        "key table 7, rotated twice": key_table_cache._place(7, epoch=2).decode(),
         "NUC hash key": wrapping._NUC_HASH_KEY_PLACE.decode(),
     }
 

@@ -208,6 +208,11 @@ REMEDIES: dict[str, tuple[str, str, str]] = {
         "the key-encryption key or the intermediate was just replaced",
         "Repeat after `Retry-After`. If it stays, restart the server with the new secret.",
     ),
+    "tables-rotated": (
+        "503",
+        "key tables were rotated again and again while the device was made. Nothing was registered",
+        "Repeat after `Retry-After`, with the same `Idempotency-Key`.",
+    ),
     "issuer-expired": (
         "503",
         "the intermediate CA has expired",

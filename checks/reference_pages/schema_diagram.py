@@ -12,7 +12,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "Access": ("access_keys", "dashboard_sessions"),
     "Authority and secrets": (
         *("authority", "key_encryption_keys", "ca_certificates", "key_tables"),
-        *("key_table_figures", "key_table_counting"),
+        *("earlier_table_keys", "key_table_figures", "key_table_counting"),
     ),
     "Devices": (
         *("registered_devices", "earlier_certificates", "re_enrolments"),
@@ -28,6 +28,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
 """The columns of the diagram."""
 LOGICAL = (
     ("dashboard_sessions.key_id", "access_keys.key_id"),
+    ("earlier_table_keys.table_id", "key_tables.table_id"),
     ("key_table_figures.table_id", "key_tables.table_id"),
     ("published_crls.issuer", "ca_certificates.name"),
     ("earlier_certificates.device_serial", "registered_devices.device_serial"),

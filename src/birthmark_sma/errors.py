@@ -339,6 +339,17 @@ class KeyTablesError(AuthorityError):
     """The key tables are incomplete, or populating them would endanger devices in the field."""
 
 
+class TableRotationError(AuthorityError):
+    """The key tables cannot be rotated as asked. Nothing was changed."""
+
+
+class KeyTablesRotatedError(AuthorityError):
+    """A key table of a new device was rotated before the device was registered. Try again."""
+
+    def __init__(self) -> None:
+        super().__init__("The key tables were rotated meanwhile; try again shortly")
+
+
 class ConflictError(AuthorityError):
     """The request conflicts with stored data."""
 

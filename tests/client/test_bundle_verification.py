@@ -400,3 +400,21 @@ def test_the_issuer_is_on_the_list_of_its_root() -> None:
         else:
             verify(sound_bundle(), crl=lists)
             verify(sound_bundle(), crl=lambda _device, _issuer, lists=lists: lists)
+
+
+def test_what_was_received_before_the_issuer_was_compromised() -> None:
+    """It stays valid, if the list of the root says since when."""
+    authority = ca()
+    hour = timedelta(hours=1)
+    der_ = sign_crl(
+        [RevokedCertificate(authority.intermediate.serial_number, NOW, "key_compromise", NOW)],
+        issuer=authority.root,
+        signer=authority.root_signer,
+        number=1,
+        this_update=NOW,
+        next_update=NOW + LIFETIME,
+    )
+    lists = (RevocationList.load(der_, issuer=authority.root), crl_of())
+    verify(sound_bundle(), crl=lists, received_at=NOW - hour)
+    with pytest.raises(DeviceRevokedError, match="issuer is revoked"):
+        verify(sound_bundle(), crl=lists, received_at=NOW + hour)

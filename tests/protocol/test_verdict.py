@@ -9,6 +9,7 @@ from birthmark_sma.protocol.key_table import STANDARD_SIZES
 from birthmark_sma.protocol.verdict import (
     DeviceRecord,
     DeviceStatus,
+    LiveEpochs,
     Reason,
     Verdict,
     bind_to_derivation,
@@ -69,7 +70,8 @@ def judge(known: Known) -> Reason:
         sizes=STANDARD_SIZES,
         table_id=table_id,
         key_index=999 if known.index_exists else 1_000,
-        opened=known.opened,
+        opened=(0,) if known.opened else (),
+        live=LiveEpochs(),
         device=None if known.status is None else DeviceRecord(known.status, assigned),
     )
 
@@ -120,9 +122,75 @@ def test_each_of_the_devices_tables_passes(table_id: int) -> None:
     """All three tables of a device are its own."""
     record = DeviceRecord(DeviceStatus.ACTIVE, ASSIGNED)
     reason = decide(
-        sizes=STANDARD_SIZES, table_id=table_id, key_index=0, opened=True, device=record
+        sizes=STANDARD_SIZES,
+        table_id=table_id,
+        key_index=0,
+        opened=(0,),
+        live=LiveEpochs(),
+        device=record,
     )
     assert reason is Reason.GENUINE
+
+
+# --- epochs: the table of the token was rotated twice, so the newest key has epoch 2
+
+NEWEST, EARLIER, OLDEST = 2, 1, 0
+
+# By the epoch of the key that the device has, and of the key that opened the token: the reason
+# during the overlap, and after it.
+EPOCHS = {
+    (NEWEST, NEWEST): (Reason.GENUINE, Reason.GENUINE),
+    (NEWEST, EARLIER): (Reason.GENUINE, Reason.EARLIER_EPOCH),  # pictures that waited in a queue
+    (EARLIER, NEWEST): (Reason.OTHER_EPOCH, Reason.OTHER_EPOCH),
+    (EARLIER, EARLIER): (Reason.GENUINE, Reason.EARLIER_EPOCH),
+    (OLDEST, NEWEST): (Reason.OTHER_EPOCH, Reason.OTHER_EPOCH),
+    (OLDEST, EARLIER): (Reason.OTHER_EPOCH, Reason.OTHER_EPOCH),
+}
+
+
+def judge_epochs(
+    known: int, *opened: int, accepted: bool, status: DeviceStatus = DeviceStatus.ACTIVE
+) -> Reason:
+    """Return the reason for a token of a device that has the key of epoch `known` of table 17."""
+    return decide(
+        sizes=STANDARD_SIZES,
+        table_id=17,
+        key_index=0,
+        opened=opened,
+        live=LiveEpochs(NEWEST, accepted),
+        device=DeviceRecord(status, ASSIGNED, (9, known, 9)),
+    )
+
+
+@pytest.mark.parametrize(("known", "opened"), EPOCHS)
+def test_a_token_passes_under_the_keys_of_its_device(known: int, opened: int) -> None:
+    """Under the device's own key, or during the overlap under the one before it."""
+    during, after = EPOCHS[known, opened]
+    assert judge_epochs(known, opened, accepted=True) is during
+    assert judge_epochs(known, opened, accepted=False) is after
+
+
+@pytest.mark.parametrize("known", [NEWEST, EARLIER, OLDEST])
+@pytest.mark.parametrize("accepted", [True, False])
+@pytest.mark.parametrize("status", DeviceStatus)
+def test_a_token_that_opens_twice_fails(known: int, accepted: bool, status: DeviceStatus) -> None:
+    """Threat 42: whatever else is right."""
+    reason = judge_epochs(known, NEWEST, EARLIER, accepted=accepted, status=status)
+    assert reason is Reason.OPENED_TWICE
+
+
+@pytest.mark.parametrize("status", [DeviceStatus.SUSPENDED, DeviceStatus.REVOKED])
+def test_no_epoch_excuses_a_status(status: DeviceStatus) -> None:
+    """The status is judged first, so that the audit log names what the operator did."""
+    for known, opened in EPOCHS:
+        assert judge_epochs(known, opened, accepted=True, status=status).value.endswith(status)
+
+
+def test_missing_epochs_are_zero() -> None:
+    """Rows that are older than epochs, or that operators inserted, have none."""
+    for epochs in ((), (5,)):
+        record = DeviceRecord(DeviceStatus.ACTIVE, ASSIGNED, epochs)
+        assert [record.epoch_of(table_id) for table_id in ASSIGNED[1:]] == [0, 0]
 
 
 @pytest.mark.parametrize("reason", list(Reason))

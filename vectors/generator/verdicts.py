@@ -3,7 +3,7 @@
 from itertools import product
 
 from birthmark_sma.protocol.key_table import TableSizes
-from birthmark_sma.protocol.verdict import DeviceRecord, DeviceStatus, Reason, decide
+from birthmark_sma.protocol.verdict import DeviceRecord, DeviceStatus, LiveEpochs, Reason, decide
 from vectors.generator.document import Case, Document, Group, Result
 
 _SIZES = TableSizes(tables=2_500, keys_per_table=1_000)
@@ -33,7 +33,14 @@ def make() -> Document:
         if device is not None and not opened:
             continue  # its device is unknown
         record = None if device is None else DeviceRecord(device, _ASSIGNED)
-        reason = decide(sizes=_SIZES, table_id=table, key_index=index, opened=opened, device=record)
+        reason = decide(
+            sizes=_SIZES,
+            table_id=table,
+            key_index=index,
+            opened=(0,) if opened else (),
+            live=LiveEpochs(),
+            device=record,
+        )
         who = "unknown device" if device is None else f"{device} device"
         comment = f"table {table}, index {index}, {'opened' if opened else 'not opened'}, {who}"
         fields = {
@@ -57,6 +64,7 @@ def make() -> Document:
             "PASS (valid) or FAIL (invalid) for a well-formed camera token. The first rule that"
             " speaks against it gives the reason.",
             "The reason is for the audit trail; a caller is told no more than toldToCaller.",
+            "All key tables have their first keys: none was rotated.",
         ],
         notes=_NOTES,
         groups=[

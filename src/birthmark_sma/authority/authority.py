@@ -19,6 +19,7 @@ from birthmark_sma.authority.background.abuse_detection import AbuseDetection
 from birthmark_sma.authority.background.audit_upkeep import AuditUpkeep
 from birthmark_sma.authority.background.clock_check import ClockCheck
 from birthmark_sma.authority.background.key_reload import KeyReloader
+from birthmark_sma.authority.background.overlap_expiry import OverlapExpiry
 from birthmark_sma.authority.background.sandbox_expiry import SandboxExpiry
 from birthmark_sma.authority.background.wal_checkpoint import WalCheckpoint
 from birthmark_sma.authority.background.write_check import (
@@ -232,7 +233,8 @@ def open_authority(
                 ),
                 CheckedWriter(provisioner.writer, write_device),
             ),
-            KeyReloader(database, parts.secrets.keks, key_cache, parts.issuers),
+            KeyReloader(database, parts.secrets.keks, key_cache, parts.issuers, parts.table_cache),
+            OverlapExpiry(database),
             KeyTableUsage(database),
             CrlPublication(database, parts.issuers, served_crls),
             ocsp_delegation,

@@ -65,6 +65,7 @@ def device_as_json(device: "Device") -> dict[str, Any]:
         "status_actor": device.status_actor,
         "status_changed_at": device.status_changed_at,
         "table_assignments": list(device.table_assignments),
+        "table_epochs": list(device.table_epochs),
         "provisioning_id": device.provisioning_id,
         "provisioned_at": device.provisioned_at,
         "certificate_serial": device.certificate_serial,
@@ -86,7 +87,7 @@ def device_as_fields(device: "Device") -> list[tuple[str, str]]:
         ("family", device.device_family),
         ("app version", device.app_version or "-"),
         ("status", _status(device)),
-        ("tables", ", ".join(map(str, device.table_assignments))),
+        ("tables", _describe_tables(device)),
         ("provisioned", f"{device.provisioned_at:%Y-%m-%d %H:%M:%S} UTC"),
         ("", device.provisioning_id),
         *([] if renewed is None else [("renewed", f"{renewed:%Y-%m-%d %H:%M:%S} UTC")]),
@@ -138,3 +139,9 @@ def earlier_as_fields(
         ]
         found.append(("earlier", "\n".join(lines)))
     return found
+
+
+def _describe_tables(device: "Device") -> str:
+    """Return the tables of a device, with the epochs of its keys where a table was rotated."""
+    both = zip(device.table_assignments, device.table_epochs, strict=False)
+    return ", ".join(f"{table} (epoch {epoch})" if epoch else str(table) for table, epoch in both)

@@ -24,6 +24,7 @@ REFUSED = 6
 # if it has another code.
 _CODES: tuple[tuple[int, tuple[type[errors.BirthmarkError], ...]], ...] = (
     (CONFLICT, (errors.AlreadyInitialisedError, errors.ConflictError, errors.RotationError)),
+    (CONFLICT, (errors.TableRotationError,)),
     (CONFLICT, (errors.UnknownDeviceError, errors.UnknownAccessKeyError, errors.UnknownFlagError)),
     (CONFLICT, (errors.RenewalOrderError, errors.UnknownCaError)),
     (CONFIGURATION, (errors.ConfigurationError, errors.WrongSecretError, errors.PrivateFileError)),
@@ -34,6 +35,7 @@ _CODES: tuple[tuple[int, tuple[type[errors.BirthmarkError], ...]], ...] = (
     (DATABASE, (errors.NotInitialisedError, errors.KeyTablesError, errors.StorageError)),
     (DATABASE, (errors.BatchInterruptedError, errors.PoolFullError, errors.ShuttingDownError)),
     (DATABASE, (errors.AuthorityAwayError, errors.IssuerChangedError)),
+    (DATABASE, (errors.KeyTablesRotatedError,)),
 )
 
 

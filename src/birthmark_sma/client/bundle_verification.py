@@ -123,7 +123,9 @@ def verify_bundle(
             lists: Sequence[RevocationList] = (crl,)
         else:
             lists = tuple(crl(device, intermediate) if callable(crl) else crl)
-        _check_issuer_revocation(intermediate, root=trusted, lists=lists, now=now)
+        _check_issuer_revocation(
+            intermediate, root=trusted, lists=lists, now=now, received_at=received_at
+        )
         check_revocation(
             device,
             issuer=intermediate,
@@ -164,12 +166,18 @@ def _check_issuer_revocation(
     root: x509.Certificate,
     lists: Sequence[RevocationList],
     now: datetime,
+    received_at: datetime | None,
 ) -> None:
-    """Raise DeviceRevokedError if the root's list is given and has the intermediate."""
+    """Raise DeviceRevokedError if the root's list is given and has the intermediate.
+
+    What was received before the intermediate's key was compromised stays valid.
+    """
     for each in lists:
         if _is_of(root, each):
             try:
-                check_revocation(intermediate, issuer=root, crl=each, now=now)
+                check_revocation(
+                    intermediate, issuer=root, crl=each, now=now, received_at=received_at
+                )
             except DeviceRevokedError:
                 raise DeviceRevokedError(
                     "The certificate of the device's issuer is revoked."

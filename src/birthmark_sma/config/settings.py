@@ -50,7 +50,7 @@ _ROOT_KEY = (
 _KEK = (
     *_SIZES,
     *("doctor", "restore", "provision", "provision-batch", "validate", "tables populate"),
-    *("ca export", "ca publish-crl", "secrets rotate", "secrets check"),
+    *("tables rotate", "ca export", "ca publish-crl", "secrets rotate", "secrets check"),
     *_CA_CHANGES,
 )
 _DATABASE = (
@@ -59,7 +59,8 @@ _DATABASE = (
     *("devices reinstate", "devices revoke", "devices retire", "devices re-enrol"),
     *("devices flagged", "devices reviewed"),
     *("renewals order", "renewals list", "renewals cancel"),
-    *("tables show", "ca show", "ca list", "history prune", "history partitions"),
+    *("tables show", "tables list", "tables stragglers", "tables end", "tables exposure"),
+    *("ca show", "ca list", "history prune", "history partitions"),
     *("keys create", "keys list", "keys revoke", "keys rotate"),
 )
 _ABUSE = (*_SERVE, "devices flagged")

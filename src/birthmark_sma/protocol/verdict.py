@@ -5,9 +5,9 @@ and the operator. A caller gets the verdict only, except for the two reasons tha
 token's address and not its secret content (`Reason.told_to_caller`).
 """
 
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Sequence
 from enum import StrEnum
+from typing import NamedTuple
 
 from birthmark_sma.protocol.key_table import TableSizes
 
@@ -34,11 +34,17 @@ class Reason(StrEnum):
     UNKNOWN_TABLE = "unknown_table"
     UNKNOWN_KEY_INDEX = "unknown_key_index"
     NOT_OPENED = "not_opened"
+    OPENED_TWICE = "opened_twice"
+    """The token opened under more than one of the keys that were tried."""
     UNKNOWN_DEVICE = "unknown_device"
     TABLE_NOT_ASSIGNED = "table_not_assigned"
     DEVICE_SUSPENDED = "device_suspended"
     DEVICE_REVOKED = "device_revoked"
     DEVICE_RETIRED = "device_retired"
+    OTHER_EPOCH = "other_epoch"
+    """The token opened under a key of its table that the device was never given."""
+    EARLIER_EPOCH = "earlier_epoch"
+    """The token opened under the key before the newest one, which is no longer accepted."""
     OTHER_DERIVATION = "other_derivation"
     """The token passed before, under the other key derivation."""
     GENUINE = "genuine"
@@ -67,12 +73,27 @@ _TOLD_TO_CALLER = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class DeviceRecord:
-    """The part of a device's record that decides a verdict."""
+class DeviceRecord(NamedTuple):
+    """The part of a device's record that decides a verdict.
+
+    `table_epochs` is parallel to `table_assignments`. Missing epochs are 0.
+    """
 
     status: DeviceStatus
-    table_assignments: Collection[int]
+    table_assignments: Sequence[int]
+    table_epochs: Sequence[int] = ()
+
+    def epoch_of(self, table_id: int) -> int:
+        """Return the epoch of the key that the device has of one of its tables."""
+        place = self.table_assignments.index(table_id)
+        return self.table_epochs[place] if place < len(self.table_epochs) else 0
+
+
+class LiveEpochs(NamedTuple):
+    """The epoch of a table's newest key, and whether the key before it is accepted now."""
+
+    current: int = 0
+    earlier_accepted: bool = False
 
 
 def unknown_address(sizes: TableSizes, table_id: int, key_index: int) -> Reason | None:
@@ -85,17 +106,27 @@ def unknown_address(sizes: TableSizes, table_id: int, key_index: int) -> Reason 
 
 
 def decide(  # noqa: PLR0911  one return a rule reads best
-    *, sizes: TableSizes, table_id: int, key_index: int, opened: bool, device: DeviceRecord | None
+    *,
+    sizes: TableSizes,
+    table_id: int,
+    key_index: int,
+    opened: Sequence[int],
+    live: LiveEpochs,
+    device: DeviceRecord | None,
 ) -> Reason:
     """Return the reason for the verdict on a camera token. The first rule that applies wins.
 
-    `opened` is True if the token opened under the derived key. `device` is the record of the device
-    with the NUC hash inside the token, or None if there is no such device.
+    `opened` has the epochs of the keys under which the token opened, of all that were tried. `live`
+    describes the token's table. `device` is the record of the device with the NUC hash inside the
+    token, or None if there is no such device.
     """
     if (unknown := unknown_address(sizes, table_id, key_index)) is not None:
         return unknown
     if not opened:
         return Reason.NOT_OPENED
+    # AES-GCM does not commit to its key: such a token was forged.
+    if len(opened) > 1:
+        return Reason.OPENED_TWICE
     if device is None:
         return Reason.UNKNOWN_DEVICE
     # Tables are shared secrets. A NUC hash sealed under a table of another device was sealed by
@@ -110,7 +141,19 @@ def decide(  # noqa: PLR0911  one return a rule reads best
         case DeviceStatus.RETIRED:
             return Reason.DEVICE_RETIRED
         case DeviceStatus.ACTIVE:
-            return Reason.GENUINE
+            return _judge_epoch(opened[0], device.epoch_of(table_id), live)
+
+
+def _judge_epoch(opened: int, known: int, live: LiveEpochs) -> Reason:
+    """Return GENUINE if a device with the key of epoch `known` may use that of epoch `opened`.
+
+    A device that has the newest key may still send pictures from before it got it.
+    """
+    if known not in {opened, live.current}:
+        return Reason.OTHER_EPOCH
+    if opened == live.current:
+        return Reason.GENUINE if known == opened else Reason.OTHER_EPOCH
+    return Reason.GENUINE if live.earlier_accepted else Reason.EARLIER_EPOCH
 
 
 def bind_to_derivation(reason: Reason, derivation: int, passed_under: int) -> Reason:

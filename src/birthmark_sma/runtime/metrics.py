@@ -150,6 +150,12 @@ KEY_TABLE_TOKENS = Metric(
     ("tables",),
     "Camera tokens with a valid table and key index, by range of key tables.",
 )
+TABLE_OVERLAPS_OPEN = Metric(
+    "sma_table_overlaps_open",
+    "gauge",
+    (),
+    "Key tables that were rotated and whose earlier key is still accepted, from the database.",
+)
 RATE_LIMIT_REFUSALS = Metric(
     "sma_rate_limit_refusals", "counter", ("kind",), "Refusals by rate limits, by kind of limit."
 )

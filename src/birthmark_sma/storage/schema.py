@@ -55,13 +55,15 @@ authority = Table(
     Column("revocation_generation", BigInteger, nullable=False, server_default="0"),
     Column("ca_generation", BigInteger, nullable=False, server_default="0"),
     Column("roots_signature", LargeBinary),
+    Column("table_generation", BigInteger, nullable=False, server_default="0"),
 )
 """One row: the authority of this database. `access_generation` rises with each change of an access
-key, and `ca_generation` with each change of a CA certificate, so that servers know when what they
-cache is stale. `sandbox` never changes. `revocation_generation` rises with each act that changes
-devices' statuses, so that a new revocation list is made also if the number of revoked certificates
-stays the same. `roots_signature` is the detached signature (CMS) of the previous root over the list
-of trusted roots; NULL until the first one is made."""
+key, `ca_generation` with each change of a CA certificate, and `table_generation` with each change
+of a table's keys, so that servers know when what they cache is stale. `sandbox` never changes.
+`revocation_generation` rises with each act that changes devices' statuses, so that a new revocation
+list is made also if the number of revoked certificates stays the same. `roots_signature` is the
+detached signature (CMS) of the previous root over the list of trusted roots; NULL until the first
+one is made."""
 
 access_keys = Table(
     "access_keys",
@@ -175,8 +177,24 @@ key_tables = Table(
     Column("master_key", LargeBinary, nullable=False),
     Column("kek_id", ForeignKey(key_encryption_keys.c.kek_id), nullable=False),
     Column("created_at", UtcDateTime, nullable=False),
+    Column("epoch", Integer, nullable=False, server_default="0"),
 )
-"""The key tables. `master_key` is wrapped under the KEK; all keys of a table derive from it."""
+"""The key tables. `master_key` is wrapped under the KEK; all keys of a table derive from it.
+`epoch` is the number of rotations before this master key."""
+
+earlier_table_keys = Table(
+    "earlier_table_keys",
+    metadata,
+    Column("table_id", Integer, primary_key=True, autoincrement=False),
+    Column("epoch", Integer, nullable=False),
+    Column("master_key", LargeBinary, nullable=False),
+    Column("kek_id", ForeignKey(key_encryption_keys.c.kek_id), nullable=False),
+    Column("rotated_at", UtcDateTime, nullable=False),
+    Column("accepted_until", UtcDateTime, nullable=False),
+)
+"""For each rotated table whose overlap is open: the master key of the epoch before, wrapped as in
+`key_tables`. The primary key allows two live keys of a table, not three. A row is deleted when its
+overlap has ended."""
 
 key_table_figures = Table(
     "key_table_figures",
@@ -230,6 +248,7 @@ registered_devices = Table(
     Column("certificate_issuer", String(16), nullable=False, server_default="intermediate"),
     Column("certificate_expires_at", UtcDateTime),
     Column("certificate_renewed_at", UtcDateTime),
+    Column("table_epochs", TableIds),
 )
 """The provisioned devices. `nuc_hash` is an HMAC of the NUC hash. Two serials with one
 `serial_folded` are the same name (`pki.names.fold`); it is NULL only in rows that operators
@@ -237,7 +256,8 @@ inserted with their own SQL, and so is `certificate_expires_at`. The reason, the
 of the status are NULL until it changes for the first time. `certificate_issuer` is a name in
 `ca_certificates`. A re-enrolment replaces the NUC hash, the key, the certificate, the provisioning
 id and `provisioned_at`. A renewal replaces the key and the certificate. `certificate_renewed_at` is
-NULL if the certificate came from a provisioning."""
+NULL if the certificate came from a provisioning. `table_epochs` is parallel to `table_assignments`:
+the epoch of the key that the device has of each table. NULL means that all are 0."""
 Index("registered_devices_serial_folded_key", registered_devices.c.serial_folded, unique=True)
 Index("registered_devices_provisioned_at_idx", registered_devices.c.provisioned_at)
 Index(

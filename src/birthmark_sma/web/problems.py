@@ -305,6 +305,7 @@ TABLE = (
     _retry(errors.ShuttingDownError, "shutting-down", "Shutting down"),
     _retry(errors.KeyEncryptionKeyChangedError, "keys-changed", "Keys changed"),
     _retry(errors.IssuerChangedError, "keys-changed", "Keys changed"),
+    _retry(errors.KeyTablesRotatedError, "tables-rotated", "Key tables rotated"),
 )
 
 INTERNAL = Problem(

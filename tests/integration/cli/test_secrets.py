@@ -31,7 +31,12 @@ def test_what_is_in_order_is_told(place: Place) -> None:
     told = json.loads(checked.stdout)
     assert told["ok"]
     assert told["findings"] == []
-    assert told["opened"] == {"key tables": 2_500, "CA key": 1, "first answers": 0}
+    assert told["opened"] == {
+        "key tables": 2_500,
+        "earlier table keys": 0,
+        "CA key": 1,
+        "first answers": 0,
+    }
     assert told["keys"][0]["key_tables"] == 2_500
     text = place.sma("secrets", "check").stdout
     assert "No fault was found." in text

@@ -18,6 +18,9 @@ from birthmark_sma.authority.devices import store as device_store
 from birthmark_sma.authority.devices.activity import most_active
 from birthmark_sma.authority.devices.revocation import change_device
 from birthmark_sma.authority.devices.states import reinstate
+from birthmark_sma.authority.key_tables import epochs, holders
+from birthmark_sma.authority.key_tables import store as key_table_store
+from birthmark_sma.authority.key_tables.epochs import TableState
 from birthmark_sma.authority.renewal import orders
 from birthmark_sma.authority.validation import replay_ledger
 from birthmark_sma.authority.validation.store import make_store
@@ -249,6 +252,30 @@ def test_a_large_register_is_folded_in_batches(empty_database: Database) -> None
         serial: f"a-{n // 2:05}" + ("" if n % 2 == 0 else f"\tPROV-{n}")
         for n, serial in enumerate(serials)
     }
+
+
+def test_an_upgrade_from_before_epochs(empty_database: Database) -> None:
+    """Tables and devices have the first keys, and no overlap is open."""
+    migrate_to(empty_database, "0008")
+    register_as_0003(empty_database, ["camera"])
+    for statement in (
+        "INSERT INTO authority (id, tables, keys_per_table, created_at)"
+        " VALUES (1, 6, 16, '2026-01-01 00:00:00.000000+00:00')",
+        "INSERT INTO key_encryption_keys (kek_id, source, salt, wrapped_nuc_hash_key, created_at)"
+        " SELECT 1, 'file', nuc_hash, nuc_hash, provisioned_at FROM registered_devices",
+        "INSERT INTO key_tables (table_id, master_key, kek_id, created_at)"
+        " SELECT 5, nuc_hash, 1, provisioned_at FROM registered_devices",
+    ):
+        execute(empty_database, statement)
+    assert migrate(empty_database) == ("0008", HEAD_REVISION)
+    check_schema(empty_database)
+    with empty_database.read() as connection:
+        assert epochs.list_states(connection) == [TableState(5, 0)]
+        assert key_table_store.find_generation(connection) == 0
+        device = device_store.find_device(connection, "camera")
+        assert device is not None
+        assert device.table_epochs == (0, 0, 0)
+        assert holders.list_stragglers(connection, [5], limit=10) == []
 
 
 def test_an_upgrade_from_before_stored_lists(empty_database: Database) -> None:

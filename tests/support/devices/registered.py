@@ -23,4 +23,5 @@ def device(number: int) -> Device:
         status=DeviceStatus.ACTIVE,
         provisioning_id=f"PROV-20260102-{number}",
         provisioned_at=NOW,
+        table_epochs=(0, number, 2),
     )

@@ -1,9 +1,12 @@
-"""Background task that reloads changed access keys, KEKs and CA certificates twice a second.
+"""Background task that reloads changed access keys, KEKs, CAs and key tables twice a second.
 
 Started by `authority.py` in every server process, so that a revoked access key is refused, and a
-rotated key-encryption key or a new intermediate is used, within a second.
+rotated key-encryption key (KEK) or a new intermediate is used, within a second. Validation and
+provisioning compare the generation of the key tables themselves; this task only saves them the time
+of reading the tables.
 """
 
+import contextlib
 import logging
 import time
 from datetime import datetime
@@ -11,7 +14,12 @@ from datetime import datetime
 from birthmark_sma.authority.access.cache import AccessKeyCache
 from birthmark_sma.authority.ca.issuers import OpenIssuers
 from birthmark_sma.authority.kek.wrapping import KeyEncryptionKeys
-from birthmark_sma.errors import DatabaseUnavailableError, KeyEncryptionKeyChangedError
+from birthmark_sma.authority.key_tables.cache import KeyTableCache
+from birthmark_sma.errors import (
+    AuthorityError,
+    DatabaseUnavailableError,
+    KeyEncryptionKeyChangedError,
+)
 from birthmark_sma.runtime.background_task import BackgroundTask
 from birthmark_sma.storage.engine import Database
 from birthmark_sma.storage.outages.deadlines import QUICK_SECONDS
@@ -22,7 +30,7 @@ _log = logging.getLogger(__name__)
 
 
 class KeyReloader(BackgroundTask):
-    """Reloads access keys and follows rotations of the key-encryption key, every 0.5 seconds.
+    """Reloads access keys and follows rotations of KEK and key tables, every 0.5 seconds.
 
     It also stores when access keys were last used, every 10 seconds and when it is closed.
     """
@@ -36,10 +44,12 @@ class KeyReloader(BackgroundTask):
         keks: KeyEncryptionKeys,
         key_cache: AccessKeyCache,
         issuers: OpenIssuers,
+        table_cache: KeyTableCache,
     ) -> None:
         super().__init__()
         self._database = database
         self._keks = keks
+        self._table_cache = table_cache
         self._key_cache = key_cache
         self._issuers = issuers
         self._noted_at = time.monotonic()
@@ -65,6 +75,10 @@ class KeyReloader(BackgroundTask):
                 self._key_cache.poll(connection)
                 self._keks.poll(connection)
                 self._issuers.poll(connection)
+                # Tables that cannot be opened are reported by validations. Raising it here would
+                # delay the next poll of the access keys, as above.
+                with contextlib.suppress(AuthorityError):
+                    self._table_cache.poll(connection)
             if time.monotonic() - self._noted_at >= _NOTE_USES_SECONDS:
                 self._key_cache.note_uses(self._database)
                 self._noted_at = time.monotonic()

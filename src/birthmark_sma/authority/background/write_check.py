@@ -144,5 +144,6 @@ def write_device(transaction: Connection, now: datetime) -> None:
         status=DeviceStatus.ACTIVE,
         provisioning_id=name,
         provisioned_at=now,
+        table_epochs=(0, 0, 0),
     )
     device_store.add_devices(transaction, [device])

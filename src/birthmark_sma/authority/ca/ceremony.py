@@ -122,8 +122,8 @@ def hold_ceremony(database: Database, settings: Settings, *, sandbox: bool = Fal
 def finish_ceremony(database: Database, settings: Settings) -> None:
     """Give the files of root keys their final names, if that has not been done.
 
-    Completes a ceremony or a new root that crashed after its commit. Also remove the files of those
-    that failed. Do nothing if the database has no authority.
+    Completes a ceremony or a new root that crashed after its commit. Also remove the files of
+    ceremonies that failed. Do nothing if the database has no authority.
     """
     with database.read() as connection:
         roots = [each for each in ca_store.list_cas(connection) if each.role is CaRole.ROOT]
@@ -133,12 +133,34 @@ def finish_ceremony(database: Database, settings: Settings) -> None:
         if pending.exists() and not key_file.exists():
             pending.rename(key_file)
             sync_directory(key_file.parent)
-    if roots:
-        for other in _beside(root_key_file(settings), r"\.[0-9a-f]{16}\.new"):
-            if all(
-                other != _pending(root_key_path(settings, root.name), root.load()) for root in roots
-            ):
-                other.unlink(missing_ok=True)
+    # Only those of first roots. A later root may be about to be committed by another process.
+    first = root_key_file(settings)
+    for root in roots:
+        if root.name == FIRST_ROOT:
+            for other in set(first.parent.glob(f"{first.name}.*.new")):
+                if other != _pending(first, root.load()):
+                    other.unlink(missing_ok=True)
+
+
+def remove_failed_root_keys(database: Database, settings: Settings) -> None:
+    """Remove the keys of new roots that were never committed.
+
+    Call it before `finish_ceremony`, and only while no other process can make a root. A process
+    that was killed may have left a COMMIT on its way: this waits until it has ended.
+    """
+    leftovers = _beside(root_key_file(settings), r"\.[0-9a-f]{16}\.new")
+    if not leftovers:
+        return
+
+    def find(transaction: Connection) -> list[StoredCa]:
+        ca_store.await_changes(transaction)
+        return [each for each in ca_store.list_cas(transaction) if each.role is CaRole.ROOT]
+
+    roots = database.transact(find)
+    kept = {_pending(root_key_path(settings, each.name), each.load()) for each in roots}
+    for path in leftovers:
+        if path not in kept:
+            path.unlink(missing_ok=True)
 
 
 def write_pending_root_key(

@@ -184,6 +184,12 @@ def count_devices_under(connection: Connection) -> dict[str, int]:
     return {row[0]: row[1] for row in rows}
 
 
+def await_changes(transaction: Connection) -> None:
+    """Wait until every transaction that changes CA certificates has ended."""
+    # Each of them updates this row, which stays locked until its end.
+    transaction.execute(select(authority.c.ca_generation).with_for_update())
+
+
 def read_generation(connection: Connection) -> int:
     """Return the number of changes of CA certificates so far, 0 if there is no authority."""
     return connection.execute(select(authority.c.ca_generation)).scalar() or 0

@@ -20,6 +20,7 @@ from birthmark_sma.authority.ca.ceremony import (
     finish_ceremony,
     load_root_signers,
     random_serial_number,
+    remove_failed_root_keys,
     root_key_path,
     to_pem,
     write_pending_root_key,
@@ -308,6 +309,7 @@ class Successions:
                     "The CAs or the secrets of this authority are being changed by another command."
                     " Wait until it has ended."
                 )
+            remove_failed_root_keys(self._database, self._settings)
             finish_ceremony(self._database, self._settings)
             with self._database.read() as connection:
                 yield ca_store.list_cas(connection)

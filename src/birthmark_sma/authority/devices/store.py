@@ -65,6 +65,8 @@ class Device:
     status: DeviceStatus
     provisioning_id: str
     provisioned_at: datetime
+    table_epochs: tuple[int, ...]
+    """The epochs of the keys that the device has, parallel to `table_assignments`."""
     certificate_expires_at: datetime | None = None
     certificate_issuer: str = "intermediate"
     status_reason: str | None = None
@@ -171,6 +173,17 @@ def replace_identity(transaction: Connection, new: Device) -> None:
     )
 
 
+def set_table_epochs(
+    transaction: Connection, device_serial: str, table_epochs: Sequence[int]
+) -> None:
+    """Store the epochs of the table keys that a device was given again."""
+    transaction.execute(
+        update(devices)
+        .where(devices.c.device_serial == device_serial)
+        .values(table_epochs=list(table_epochs))
+    )
+
+
 def delete_older(transaction: Connection, before: datetime, *, limit: int) -> int:
     """Delete up to `limit` of the oldest devices provisioned before a time; return their number.
 
@@ -223,9 +236,10 @@ def find_provisioning_ids(connection: Connection, serials: Sequence[str]) -> dic
 def await_registrations(transaction: Connection) -> None:
     """Wait until every transaction that called `hold_registrations` has ended.
 
-    PostgreSQL may still finish the commit of a process that was killed. This waits for it up to ten
-    seconds, else it raises DatabaseUnavailableError. On SQLite nothing is to do: a commit ends with
-    its process, and this transaction has already waited for the write lock.
+    Until this transaction ends, `hold_registrations` waits in others. PostgreSQL may still finish
+    the commit of a process that was killed. This waits for it up to ten seconds, else it raises
+    DatabaseUnavailableError. On SQLite nothing is to do: a commit ends with its process, and this
+    transaction has already waited for the write lock.
     """
     _sql(transaction).await_inserts(transaction)
 
@@ -453,5 +467,7 @@ def count_by_family(connection: Connection) -> dict[str, int]:
 def _device(row: Row[Any]) -> Device:
     values = row._asdict()
     values["table_assignments"] = tuple(values["table_assignments"])
+    # NULL in rows that are older than epochs, or that operators inserted.
+    values["table_epochs"] = tuple(values["table_epochs"] or [0] * len(values["table_assignments"]))
     values["status"] = DeviceStatus(values["status"])
     return Device(**values)

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import TypeAlias
 
-from sqlalchemy import Connection
+from sqlalchemy import Connection, Table
 from sqlalchemy.exc import IntegrityError
 
 from birthmark_sma.authority.ca import store as ca_store
@@ -41,6 +41,7 @@ from birthmark_sma.errors import (
 )
 from birthmark_sma.storage.engine import Database
 from birthmark_sma.storage.locks import AdvisoryLock, only_one
+from birthmark_sma.storage.schema import earlier_table_keys, key_tables
 
 FOLLOWING_SECONDS = 4.0
 """Both keys exist for at least this time, so that running servers, which poll for a new key twice a
@@ -58,14 +59,16 @@ class Counts:
     """The numbers of values that are wrapped under a key other than the newest."""
 
     key_tables: int
+    earlier_table_keys: int
     first_answers: int
     ca_keys: int
     nuc_hash_keys: int
 
     @property
     def total(self) -> int:
-        """The sum of all four."""
-        return self.key_tables + self.first_answers + self.ca_keys + self.nuc_hash_keys
+        """The sum of all five."""
+        tables = self.key_tables + self.earlier_table_keys
+        return tables + self.first_answers + self.ca_keys + self.nuc_hash_keys
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +123,9 @@ def count_outdated(connection: Connection) -> Counts:
     newest = kek_store.newest_kek_id(connection)
     return Counts(
         key_tables=_others(key_table_store.count_by_kek(connection), newest),
+        earlier_table_keys=_others(
+            key_table_store.count_by_kek(connection, earlier_table_keys), newest
+        ),
         first_answers=_others(idempotency_store.count_by_kek(connection), newest),
         ca_keys=sum(
             each.kek_id != newest or each.encrypted_private_key is not None
@@ -252,8 +258,13 @@ class _Rotation:
         self._database.transact(
             lambda transaction: self._seal_ca_keys(transaction, keks, keks.newest), erase=True
         )
-        total, done = before.key_tables + before.first_answers, 0
-        for rewrap_some in (_rewrap_tables, _AnswersInOrder()):
+        total = before.key_tables + before.earlier_table_keys + before.first_answers
+        done = 0
+        for rewrap_some in (
+            partial(_rewrap_tables, table=key_tables),
+            partial(_rewrap_tables, table=earlier_table_keys),
+            _AnswersInOrder(),
+        ):
             taken = 1
             while taken:
                 taken = self._database.transact(partial(rewrap_some, keks=keks), erase=True)
@@ -286,12 +297,11 @@ def _intermediates(connection: Connection) -> list[StoredCa]:
     return [each for each in ca_store.list_cas(connection) if each.role is CaRole.INTERMEDIATE]
 
 
-def _rewrap_tables(transaction: Connection, keks: KeyEncryptionKeys) -> int:
-    taken = key_table_store.take_outdated(transaction, keks.newest.kek_id, _CHUNK)
+def _rewrap_tables(transaction: Connection, keks: KeyEncryptionKeys, table: Table) -> int:
+    taken = key_table_store.take_outdated(transaction, keks.newest.kek_id, _CHUNK, table)
     if taken:
-        key_table_store.put_rewrapped(
-            transaction, [key_table_cache.rewrap(each, keks, transaction) for each in taken]
-        )
+        rewrapped = [key_table_cache.rewrap(each, keks, transaction) for each in taken]
+        key_table_store.put_tables(transaction, rewrapped, table)
     return len(taken)
 
 

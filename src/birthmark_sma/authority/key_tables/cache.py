@@ -1,15 +1,17 @@
 """Create the key tables, and cache their unwrapped master keys.
 
 `authority.authority` creates and opens them; validation and provisioning use the cache. Every
-device in the field depends on these tables. A table must never change or be deleted, and no table
-must be added once devices are registered: a missing table is then a damage, which only a backup
-can repair.
+device in the field depends on these tables. A table must never be deleted, only `epochs` may change
+its key, and no table must be added once devices are registered: a missing table is then a damage,
+which only a backup can repair.
 """
 
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
+from typing import NamedTuple
 
 from sqlalchemy import Connection
 
@@ -23,41 +25,104 @@ from birthmark_sma.errors import ConfigurationError, KeyTablesError, NotInitiali
 from birthmark_sma.protocol import key_derivation
 from birthmark_sma.protocol.key_derivation import MASTER_KEY_BYTES, NORMATIVE, Derivation
 from birthmark_sma.protocol.key_table import TableSizes
+from birthmark_sma.protocol.verdict import LiveEpochs
 from birthmark_sma.storage.engine import Database
 
 _CHUNK = 250  # tables in one transaction
 
 
-class KeyTableCache:
-    """A read-only cache of all unwrapped key tables, for the life of the process.
-
-    Memory: one list of master keys and one of pseudorandom keys, both indexed by table id.
-    """
+class TableKey:
+    """The master key of a table and its epoch, with the pseudorandom key that it extracts to."""
 
     # A slotted class, not a dataclass: its repr must never show a key.
-    __slots__ = ("_master_keys", "_pseudorandom_keys", "sizes")
+    __slots__ = ("_pseudorandom_key", "alone", "epoch", "master_key")
 
-    def __init__(self, sizes: TableSizes, master_keys: list[bytes]) -> None:
-        self.sizes = sizes
-        self._master_keys = master_keys
+    def __init__(self, master_key: bytes, epoch: int) -> None:
+        self.master_key = master_key
+        self.epoch = epoch
+        self.alone = LiveEpochs(epoch)
+        """The epochs of its table while no overlap is open."""
         # HKDF-Extract (RFC 5869 section 2.2) once per table, so that a token costs only one Expand.
-        self._pseudorandom_keys = [key_derivation.extract(key) for key in master_keys]
+        self._pseudorandom_key = key_derivation.extract(master_key)
 
-    def master_key(self, table_id: int) -> bytes:
-        """Return the 32-byte master key of a table, to provision a device with that table."""
-        return self._master_keys[table_id]
+    def derive(self, key_index: int, derivation: Derivation = NORMATIVE) -> bytes:
+        """Return the key at `key_index`, under a key derivation.
 
-    def derived_key(
-        self, table_id: int, key_index: int, derivation: Derivation = NORMATIVE
-    ) -> bytes:
-        """Return the key at `key_index` of a table, under a key derivation.
-
-        For the normative derivation this is HKDF-Expand (RFC 5869 section 2.3). Check the table id
-        and the key index before: this function does not.
+        For the normative derivation this is HKDF-Expand (RFC 5869 section 2.3). Check the key index
+        before: this function does not.
         """
         if derivation is NORMATIVE:
-            return key_derivation.expand(self._pseudorandom_keys[table_id], key_index)
-        return key_derivation.derive_key(self._master_keys[table_id], key_index, derivation)
+            return key_derivation.expand(self._pseudorandom_key, key_index)
+        return key_derivation.derive_key(self.master_key, key_index, derivation)
+
+
+class EarlierKey(NamedTuple):
+    """The master key of the epoch before, and the time until which it is accepted."""
+
+    key: TableKey
+    accepted_until: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class TableKeys:
+    """The keys of all tables as of one generation of `authority.table_generation`. Never changed.
+
+    `current` is indexed by table id. `earlier` has the tables whose overlap is open.
+    """
+
+    generation: int
+    sizes: TableSizes
+    current: Sequence[TableKey] = field(repr=False)
+    earlier: Mapping[int, EarlierKey] = field(repr=False)
+
+    def live_keys(self, table_id: int) -> tuple[TableKey, ...]:
+        """Return the keys to try for a token: one, or two while the overlap is open.
+
+        The earlier key is tried until it is deleted, also when it is no longer accepted. So the
+        audit log tells the token of a device without new keys from one that opens under no key.
+        """
+        current, earlier = self.current[table_id], self.earlier.get(table_id)
+        return (current,) if earlier is None else (current, earlier.key)
+
+    def live_epochs(self, table_id: int, now: datetime) -> LiveEpochs:
+        """Return what decides if a token of this table may pass at `now`.
+
+        `table_id` may be larger than that of any table, as it can be in a token.
+        """
+        if table_id >= len(self.current):
+            return LiveEpochs()
+        earlier = self.earlier.get(table_id)
+        if earlier is None:
+            return self.current[table_id].alone
+        return LiveEpochs(self.current[table_id].epoch, now < earlier.accepted_until)
+
+
+class KeyTableCache:
+    """The unwrapped keys of all tables, which `poll` reads again after a rotation.
+
+    Safe to use from any thread. A caller that needs several keys of one state reads `keys` once.
+    """
+
+    __slots__ = ("_keks", "keys")
+
+    def __init__(self, connection: Connection, keks: KeyEncryptionKeys) -> None:
+        """Read and unwrap all tables. Raises the errors of `open_key_table_cache`."""
+        self._keks = keks
+        self.keys = _read_keys(connection, keks, key_table_store.find_generation(connection))
+
+    @property
+    def sizes(self) -> TableSizes:
+        """Return the sizes of the tables. They never change."""
+        return self.keys.sizes
+
+    def poll(self, connection: Connection) -> TableKeys:
+        """Read the keys again if a table was rotated or an overlap has ended; return the keys."""
+        generation = key_table_store.find_generation(connection)
+        keys = self.keys
+        # Also if it is lower, as after the restore of a backup.
+        if generation != keys.generation:
+            self.keys = keys = _read_keys(connection, self._keks, generation)
+        return keys
 
 
 def check_sizes(database: Database, settings: Settings) -> None:
@@ -108,7 +173,7 @@ def _add_tables(table_ids: Sequence[int], keks: KeyEncryptionKeys, transaction: 
     # Under a lock, so that no rotation of the key-encryption key misses these tables.
     kek = keks.lock_newest(transaction)
     key_table_store.add_tables(
-        transaction, [_new_table(table_id, kek) for table_id in table_ids], datetime.now(UTC)
+        transaction, [new_table(table_id, kek) for table_id in table_ids], datetime.now(UTC)
     )
 
 
@@ -118,35 +183,59 @@ def open_key_table_cache(database: Database, keks: KeyEncryptionKeys) -> KeyTabl
     Raises NotInitialisedError, KeyTablesError if tables are missing, or WrongSecretError.
     """
     with database.read() as connection:
-        sizes = key_table_store.find_sizes(connection)
-        wrapped = key_table_store.list_tables(connection)
-        if sizes is None:
-            raise NotInitialisedError
-        if [table.table_id for table in wrapped] != list(range(sizes.tables)):
-            raise KeyTablesError(
-                f"{len(wrapped):,} of {counted(sizes.tables, 'key table')} are there."
-                " Type: sma tables populate"
+        return KeyTableCache(connection, keks)
+
+
+def _read_keys(connection: Connection, keks: KeyEncryptionKeys, generation: int) -> TableKeys:
+    """Read all keys. `generation` must have been read before them.
+
+    A rotation that commits between the two is then noticed by the next comparison of generations;
+    in the other order its keys would never be read.
+    """
+    sizes = key_table_store.find_sizes(connection)
+    wrapped = key_table_store.list_tables(connection)
+    if sizes is None:
+        raise NotInitialisedError
+    if [table.table_id for table in wrapped] != list(range(sizes.tables)):
+        raise KeyTablesError(
+            f"{len(wrapped):,} of {counted(sizes.tables, 'key table')} are there."
+            " Type: sma tables populate"
+        )
+    return TableKeys(
+        generation,
+        sizes,
+        [TableKey(unwrap_table(each, keks, connection), each.epoch) for each in wrapped],
+        {
+            each.table_id: EarlierKey(
+                TableKey(unwrap_table(each, keks, connection), each.epoch), each.accepted_until
             )
-        return KeyTableCache(sizes, [unwrap_table(table, keks, connection) for table in wrapped])
+            for each in key_table_store.list_earlier(connection)
+        },
+    )
 
 
 def unwrap_table(table: WrappedTable, keks: KeyEncryptionKeys, connection: Connection) -> bytes:
     """Return the unwrapped master key of a table. Raises WrongSecretError if that fails."""
-    return keks.unwrap(connection, table.master_key, table.kek_id, _place(table.table_id))
+    place = _place(table.table_id, table.epoch)
+    return keks.unwrap(connection, table.master_key, table.kek_id, place)
 
 
 def rewrap(table: WrappedTable, keks: KeyEncryptionKeys, connection: Connection) -> WrappedTable:
     """Return the same master key, wrapped under the newest key-encryption key."""
     kek = keks.newest
-    master_key = unwrap_table(table, keks, connection)
-    return WrappedTable(table.table_id, kek.wrap(master_key, _place(table.table_id)), kek.kek_id)
+    place = _place(table.table_id, table.epoch)
+    master_key = kek.wrap(unwrap_table(table, keks, connection), place)
+    return replace(table, master_key=master_key, kek_id=kek.kek_id)
 
 
-def _new_table(table_id: int, kek: KeyEncryptionKey) -> WrappedTable:
+def new_table(table_id: int, kek: KeyEncryptionKey, epoch: int = 0) -> WrappedTable:
+    """Return a new random master key of a table, wrapped."""
     master_key = secrets.token_bytes(MASTER_KEY_BYTES)
-    return WrappedTable(table_id, kek.wrap(master_key, _place(table_id)), kek.kek_id)
+    return WrappedTable(table_id, kek.wrap(master_key, _place(table_id, epoch)), kek.kek_id, epoch)
 
 
-def _place(table_id: int) -> bytes:
-    # Additional authenticated data: a wrapped key that is copied to another row does not unwrap.
-    return b"key table %d" % table_id
+def _place(table_id: int, epoch: int) -> bytes:
+    # Additional authenticated data: a wrapped key that is copied to another row does not unwrap,
+    # nor one of another epoch, which would undo a rotation. Tables of epoch 0 were wrapped before
+    # there were epochs.
+    return b"key table %d epoch %d" % (table_id, epoch) if epoch else b"key table %d" % table_id

@@ -126,13 +126,15 @@ class Totals:
     """All verdicts ever by reason, all repeats ever by kind, and the current devices by family.
 
     `expiring` has the numbers of device certificates that end within 30 and 90 days, by days, and
-    under 0 that of those that have ended in the last 90 days.
+    under 0 that of those that have ended in the last 90 days. `open_overlaps` is the number of key
+    tables of which two keys are accepted.
     """
 
     reasons: Counter[Reason]
     repeats: Counter[Repeat]
     devices: dict[str, int]
     expiring: dict[int, int]
+    open_overlaps: int
 
 
 class TotalsReader:
@@ -150,14 +152,14 @@ class TotalsReader:
     def read(self) -> Totals:
         """Return the totals. This reads few rows, whatever the size of the audit log."""
         with self._database.read() as connection:
+            now = database_time(connection)
             if time.monotonic() - self._counted >= _EXPIRING_SECONDS:
-                self._expiring = count_expiring(
-                    connection, database_time(connection), _MOST_EXPIRING
-                )
+                self._expiring = count_expiring(connection, now, _MOST_EXPIRING)
                 self._counted = time.monotonic()
             reasons, repeats = count_ever(connection)
             families = device_store.count_by_family(connection)
-            return Totals(reasons, repeats, families, self._expiring)
+            overlaps = key_table_store.count_open(connection, now)
+            return Totals(reasons, repeats, families, self._expiring, overlaps)
 
 
 def count_expiring(connection: Connection, now: datetime, most: int) -> dict[int, int]:

@@ -20,8 +20,8 @@ from birthmark_sma.authority.provisioning.issuance import (
     Provisioned,
     ProvisioningRequest,
 )
-from birthmark_sma.authority.provisioning.registration import MOST_ATTEMPTS, register
-from birthmark_sma.errors import BirthmarkError, IssuerChangedError, IssuerExpiredError
+from birthmark_sma.authority.provisioning.registration import MOST_ATTEMPTS, OUTDATED, register
+from birthmark_sma.errors import BirthmarkError, IssuerExpiredError
 from birthmark_sma.storage.engine import Database
 
 
@@ -65,27 +65,28 @@ class BulkProvisioner:
         `keep` is called before the commit with the answers, by index of the request. If `keep`
         makes them durable, no answer is lost when the process ends: an answer is valid if and only
         if its provisioning id is registered. It is called again, with other answers, if another
-        intermediate became the active one meanwhile: then nothing of the first call was committed.
+        intermediate became the active one or key tables were rotated meanwhile: then nothing of the
+        first call was committed.
 
         Raises DatabaseUnavailableError, and then the last commit may have happened or not. Raises
-        IssuerExpiredError.
+        IssuerExpiredError, and KeyTablesRotatedError if key tables are rotated again and again.
         """
-        for _ in range(MOST_ATTEMPTS):
-            with contextlib.suppress(IssuerChangedError):
+        for _ in range(MOST_ATTEMPTS - 1):
+            with contextlib.suppress(*OUTDATED):
                 return self._attempt(requests, keep)
-        raise IssuerChangedError
+        return self._attempt(requests, keep)
 
     def _attempt(
         self,
         requests: Sequence[ProvisioningRequest],
         keep: Callable[[Mapping[int, Provisioned]], None],
     ) -> list[Outcome]:
-        """Provision requests under the active intermediate.
+        """Provision requests under the active intermediate, with the newest keys of tables.
 
-        Raises IssuerChangedError, with nothing changed, if it is replaced before the commit.
+        Raises an error of OUTDATED, with nothing changed, if one is replaced before the commit.
         """
         with self._database.read() as connection:
-            self._maker.issuers.poll(connection)
+            self._maker.follow_changes(connection)
         registered = self.registered([request.device_serial for request in requests])
         outcomes: dict[int, Outcome] = {}
         candidates: dict[int, IssuedDevice] = {}
@@ -131,10 +132,10 @@ class BulkProvisioner:
 
     def _register(self, candidates: Sequence[IssuedDevice]) -> list[Provisioned | BirthmarkError]:
         def work(transaction: Connection) -> list[Provisioned | BirthmarkError]:
-            device_store.hold_registrations(transaction)
             outcomes = register(transaction, candidates, self._first_answers, self._database.clock)
-            if any(isinstance(each, IssuerChangedError) for each in outcomes):
-                raise IssuerChangedError  # for all or none: they have one issuer
+            for outcome in outcomes:
+                if isinstance(outcome, OUTDATED):
+                    raise outcome  # and none is registered
             return outcomes
 
         return self._database.transact(work)

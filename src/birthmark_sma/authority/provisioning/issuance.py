@@ -1,15 +1,15 @@
 """Issue a certificate: from a request to a candidate, a device that is signed but not registered.
 
 Called by `provisioning.service` in its signing threads and by `provisioning.bulk` in its processes.
-Checks and signatures take most of the time of provisioning. This module must never use the
-database, so that any thread or process can run it. `provisioning.registration` decides if a
-candidate becomes a device.
+Checks and signatures take most of the time of provisioning. They must never use the database, so
+that any thread or process can run them. `provisioning.registration` decides if a candidate becomes
+a device.
 """
 
 import secrets
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
@@ -17,6 +17,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from sqlalchemy import Connection
 
 from birthmark_sma.authority.access.store import AccessKey
 from birthmark_sma.authority.ca.ceremony import random_serial_number
@@ -24,6 +25,7 @@ from birthmark_sma.authority.ca.issuers import Issuer, OpenIssuers
 from birthmark_sma.authority.devices.store import Device
 from birthmark_sma.authority.kek.wrapping import NucHashIndex
 from birthmark_sma.authority.key_tables.cache import KeyTableCache
+from birthmark_sma.authority.key_tables.device_keys import DeviceKeys, current_keys
 from birthmark_sma.authority.provisioning.table_key_encryption import seal_table_keys
 from birthmark_sma.errors import (
     DeviceDescriptionRefusedError,
@@ -147,6 +149,11 @@ class DeviceIssuer:
         # Key tables must be assigned unpredictably (`assign_tables`), never with `random.Random`.
         self._random = secrets.SystemRandom()
 
+    def follow_changes(self, connection: Connection) -> None:
+        """Read the CAs and the key tables again if they changed. Call it before `make`."""
+        self.issuers.poll(connection)
+        self._table_cache.poll(connection)
+
     @property
     def takes_long(self) -> bool:
         """Return True if a signature takes about a millisecond (RSA), while other threads run."""
@@ -186,12 +193,16 @@ class DeviceIssuer:
         request = checked.request
         issuer = self.issuers.active
         certificate = self.issue_certificate(checked, issuer, now)
+        table_ids = (
+            assign_tables(self._table_cache.sizes, self._random.sample)
+            if replaced is None
+            else replaced.table_assignments
+        )
+        keys = self.current_keys_of(table_ids)
         device = Device(
             device_serial=request.device_serial,
             nuc_hash=checked.nuc_hash_index,
-            table_assignments=assign_tables(self._table_cache.sizes, self._random.sample)
-            if replaced is None
-            else replaced.table_assignments,
+            table_assignments=table_ids,
             device_certificate=_pem(certificate),
             certificate_serial=f"{certificate.serial_number:x}",
             device_public_key=_public_pem(checked.public_key),
@@ -201,10 +212,11 @@ class DeviceIssuer:
             status=DeviceStatus.ACTIVE,
             provisioning_id=f"PROV-{now:%Y%m%d}-{secrets.token_hex(8).upper()}",
             provisioned_at=now,
+            table_epochs=keys.epochs,
             certificate_expires_at=certificate.not_valid_after_utc,
             certificate_issuer=issuer.name,
         )
-        answer = self._answer(device, checked)
+        answer = self._answer(device, checked, keys.table_keys)
         return IssuedDevice(
             request,
             device,
@@ -273,7 +285,9 @@ class DeviceIssuer:
         )
         return certificates.sign(prepared, issuer.signer, issuer=issuer.certificate)
 
-    def _answer(self, device: Device, checked: CheckedRequest) -> Provisioned:
+    def _answer(
+        self, device: Device, checked: CheckedRequest, table_keys: Mapping[str, str]
+    ) -> Provisioned:
         answer = Provisioned(
             device_certificate=device.device_certificate,
             certificate_chain=self.chain_of(device),
@@ -283,10 +297,9 @@ class DeviceIssuer:
         )
         nuc_hash = checked.nuc_hash.hex()
         if checked.recipient is None:
-            table_keys = self._table_keys(device)
-            return replace(answer, simulated_nuc_hash=nuc_hash, table_keys=table_keys)
-        sealed = self._seal(device, checked.recipient, {"nuc_hash": nuc_hash})
-        return replace(answer, sealed_secrets=sealed)
+            return replace(answer, simulated_nuc_hash=nuc_hash, table_keys=dict(table_keys))
+        secret = {"nuc_hash": nuc_hash, "table_keys": table_keys}
+        return replace(answer, sealed_secrets=self.seal(device, checked.recipient, secret))
 
     def chain_of(self, device: Device) -> tuple[str, ...]:
         """Return the PEM certificates from the issuer of a device's certificate to its root.
@@ -298,29 +311,20 @@ class DeviceIssuer:
             raise IssuerChangedError
         return issuer.chain
 
-    def seal_table_keys_of(self, device: Device, recipient: KeyEncryptionKey) -> str:
-        """Return the current keys of a device's tables as compact JWE, for a renewal.
+    def current_keys_of(self, table_ids: Sequence[int]) -> DeviceKeys:
+        """Return the newest keys of these tables, with their epochs."""
+        return current_keys(self._table_cache.keys, table_ids)
 
-        The NUC hash is not in it: the authority knows only its HMAC.
-        """
-        return self._seal(device, recipient, {})
-
-    def _seal(self, device: Device, recipient: KeyEncryptionKey, more: Mapping[str, object]) -> str:
-        # Serial and certificate fingerprint bind the secrets to this device.
+    def seal(
+        self, device: Device, recipient: KeyEncryptionKey, secret: Mapping[str, object]
+    ) -> str:
+        """Return secrets of a device as compact JWE, bound to its serial and certificate."""
         certificate = x509.load_pem_x509_certificate(device.device_certificate.encode())
-        secret = {
+        bound = {
             "device_serial": device.device_serial,
             "certificate_sha256": certificate.fingerprint(hashes.SHA256()).hex(),
-            **more,
-            "table_keys": self._table_keys(device),
         }
-        return seal_table_keys(secret, recipient)
-
-    def _table_keys(self, device: Device) -> dict[str, str]:
-        return {
-            str(table_id): self._table_cache.master_key(table_id).hex()
-            for table_id in device.table_assignments
-        }
+        return seal_table_keys({**bound, **secret}, recipient)
 
 
 def is_description(text: str) -> bool:

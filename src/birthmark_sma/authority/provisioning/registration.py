@@ -11,6 +11,7 @@ from sqlalchemy import Connection
 from birthmark_sma.authority.ca import store as ca_store
 from birthmark_sma.authority.devices import store as device_store
 from birthmark_sma.authority.devices.store import Device
+from birthmark_sma.authority.key_tables import device_keys
 from birthmark_sma.authority.provisioning import enrolment, idempotency_store, re_enrolment
 from birthmark_sma.authority.provisioning.idempotency import (
     IDEMPOTENCY_PERIOD,
@@ -23,6 +24,7 @@ from birthmark_sma.errors import (
     BirthmarkError,
     DeviceAlreadyProvisionedError,
     IssuerChangedError,
+    KeyTablesRotatedError,
     NucHashInUseError,
     PublicKeyInUseError,
 )
@@ -30,7 +32,10 @@ from birthmark_sma.pki.names import fold
 from birthmark_sma.storage.clock import DatabaseClock
 
 MOST_ATTEMPTS = 5
-"""How often a certificate is made again because another intermediate became the active one."""
+"""How often a device is made of which something is outdated before it is registered. Operators
+replace intermediates and rotate key tables rarely, so the second time is enough."""
+OUTDATED = (IssuerChangedError, KeyTablesRotatedError)
+"""The errors of a candidate that must be made again."""
 
 
 def register(
@@ -42,9 +47,12 @@ def register(
     """Register a batch; return the outcome of each candidate, in their order.
 
     An outcome is the candidate's own response, the stored response of the first request with its
-    Idempotency-Key, or an error, which says why it was not registered. IssuerChangedError means
-    that another intermediate is active than the one that signed: make the certificate again.
+    Idempotency-Key, or an error, which says why it was not registered. An error of OUTDATED means
+    that the candidate must be made again: another intermediate is active than the one that signed,
+    or a key of its tables was replaced.
     """
+    # Lock order: before all other locks, as a rotation of key tables takes it.
+    device_store.hold_registrations(transaction)
     # The lock makes a succession of intermediates wait for this transaction, so no certificate is
     # registered under an intermediate that signs no more.
     active = ca_store.lock_active_intermediate(transaction)
@@ -53,7 +61,7 @@ def register(
         for c in candidates
         if c.device.certificate_issuer != active
     }
-    # First of all, so that an expired Idempotency-Key can be claimed again.
+    # Before the claims, so that an expired Idempotency-Key can be claimed again.
     idempotency_store.forget_before(transaction, clock.expired_before(IDEMPOTENCY_PERIOD))
     # Lock order: all processes insert in the order of the folded serials, which are unique. This
     # prevents a deadlock.
@@ -63,7 +71,7 @@ def register(
     )
     repeated = first_answers.claim(transaction, ordered)
     new = [c for c in ordered if c.provisioning_id not in repeated]
-    errors = _refuse_recipients(transaction, new)
+    errors = _refuse_recipients(transaction, new) | _refuse_replaced_keys(transaction, new)
     accepted = [c for c in new if c.provisioning_id not in errors]
     errors |= _add(transaction, [c for c in accepted if c.replaces is None])
     errors |= re_enrolment.replace_all(transaction, [c for c in accepted if c.replaces is not None])
@@ -102,6 +110,17 @@ def _refuse_recipients(
         for provisioning_id, key in asked.items()
         if key in holders
     }
+
+
+def _refuse_replaced_keys(
+    transaction: Connection, candidates: Sequence[IssuedDevice]
+) -> dict[str, BirthmarkError]:
+    """Return errors, by provisioning id, for candidates whose table keys were rotated meanwhile."""
+    given = {
+        c.provisioning_id: (c.device.table_assignments, c.device.table_epochs) for c in candidates
+    }
+    replaced = device_keys.find_replaced(transaction, given)
+    return {provisioning_id: KeyTablesRotatedError() for provisioning_id in replaced}
 
 
 def _add(transaction: Connection, candidates: Sequence[IssuedDevice]) -> dict[str, BirthmarkError]:

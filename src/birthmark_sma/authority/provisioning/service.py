@@ -36,6 +36,7 @@ from birthmark_sma.authority.provisioning.issuance import (
 )
 from birthmark_sma.authority.provisioning.registration import (
     MOST_ATTEMPTS,
+    OUTDATED,
     find_conflict,
     register,
 )
@@ -45,7 +46,6 @@ from birthmark_sma.errors import (
     ConflictError,
     DatabaseUnavailableError,
     DeviceAlreadyProvisionedError,
-    IssuerChangedError,
     PoolFullError,
     ShuttingDownError,
 )
@@ -168,13 +168,16 @@ class Provisioner:
             self._figures.provisioned(outcome)
 
     async def _provision(self, request: ProvisioningRequest) -> tuple[Provisioned, Outcome]:
-        for _ in range(MOST_ATTEMPTS):
-            # Two steps, so that no signing thread waits for a commit.
-            registering = await asyncio.wrap_future(self.start(self._sign, request))
-            with contextlib.suppress(IssuerChangedError):
-                provisioned = await asyncio.wrap_future(registering.response)
-                return provisioned, registering.judge(provisioned)
-        raise IssuerChangedError
+        for _ in range(MOST_ATTEMPTS - 1):
+            with contextlib.suppress(*OUTDATED):
+                return await self._provision_once(request)
+        return await self._provision_once(request)
+
+    async def _provision_once(self, request: ProvisioningRequest) -> tuple[Provisioned, Outcome]:
+        # Two steps, so that no signing thread waits for a commit.
+        registering = await asyncio.wrap_future(self.start(self._sign, request))
+        provisioned = await asyncio.wrap_future(registering.response)
+        return provisioned, registering.judge(provisioned)
 
     def provision_device(self, request: ProvisioningRequest) -> Provisioned:
         """Provision a device, for a thread. Return the response once the device is durable.
@@ -184,16 +187,19 @@ class Provisioner:
 
         Raises PkiError for a refused key, CSR or serial, DeviceDescriptionRefusedError for a family
         or app version, ConflictError if the serial, the public key or the NUC hash is registered,
-        EnrolmentRefusedError, IdempotencyKeyReusedError, PoolFullError, ShuttingDownError and
-        DatabaseUnavailableError.
+        EnrolmentRefusedError, IdempotencyKeyReusedError, KeyTablesRotatedError, PoolFullError,
+        ShuttingDownError and DatabaseUnavailableError.
         """
-        for _ in range(MOST_ATTEMPTS):
-            registering = self._sign(request)
-            with contextlib.suppress(IssuerChangedError):
-                provisioned = registering.response.result()
-                registering.judge(provisioned)
-                return provisioned
-        raise IssuerChangedError
+        for _ in range(MOST_ATTEMPTS - 1):
+            with contextlib.suppress(*OUTDATED):
+                return self._provision_in_thread(request)
+        return self._provision_in_thread(request)
+
+    def _provision_in_thread(self, request: ProvisioningRequest) -> Provisioned:
+        registering = self._sign(request)
+        provisioned = registering.response.result()
+        registering.judge(provisioned)
+        return provisioned
 
     @property
     def writer(self) -> GroupCommit[Any, Any]:
@@ -243,8 +249,8 @@ class Provisioner:
         and the comparison in `re_enrolment` do, in the writer's transaction.
         """
         with self._database.read(QUICK_SECONDS) as connection:
-            # Before the signature: another process may have changed the active intermediate.
-            self._maker.issuers.poll(connection)
+            # Before the signature: another process may have changed what is signed and given.
+            self._maker.follow_changes(connection)
             found: Device | BirthmarkError | None = find_conflict(
                 connection,
                 request.device_serial,
@@ -317,6 +323,6 @@ def classify(error: BirthmarkError) -> Outcome:
         return Outcome.CONFLICT
     if isinstance(error, PoolFullError | ShuttingDownError):
         return Outcome.OVERLOADED
-    if isinstance(error, DatabaseUnavailableError | IssuerChangedError):
+    if isinstance(error, (DatabaseUnavailableError, *OUTDATED)):
         return Outcome.UNAVAILABLE
     return Outcome.REFUSED

@@ -19,6 +19,7 @@ from birthmark_sma.authority.devices import certificates_store
 from birthmark_sma.authority.devices import store as device_store
 from birthmark_sma.authority.devices.certificates_store import Revocation
 from birthmark_sma.authority.devices.store import Device
+from birthmark_sma.authority.key_tables import device_keys
 from birthmark_sma.authority.provisioning.replacement import (
     refuse_key,
     refuse_recipient,
@@ -29,6 +30,7 @@ from birthmark_sma.errors import (
     BirthmarkError,
     IssuerChangedError,
     KeyRefusedError,
+    KeyTablesRotatedError,
     PublicKeyInUseError,
     RenewalOutdatedError,
     RenewalRefusedError,
@@ -71,6 +73,8 @@ class IssuedRenewal:
     device: Device
     is_new: bool
     recipient_fingerprint: bytes | None
+    table_epochs: tuple[int, ...] | None
+    """The epochs of the table keys in the response; None if it has none."""
     answer: Renewed
 
 
@@ -79,11 +83,19 @@ def register_renewals(
 ) -> list[Renewed | BirthmarkError]:
     """Register a batch of renewals; return the outcome of each, in their order.
 
-    RenewalOutdatedError and IssuerChangedError mean that something came between: sign again.
+    RenewalOutdatedError and the errors of OUTDATED mean that something came between: sign again.
     """
+    # Lock order: before all other locks, as in the registration of new devices.
+    device_store.hold_registrations(transaction)
     # As in the registration of new devices: this intermediate stays the active one until the end.
     active = ca_store.lock_active_intermediate(transaction)
     now = database_time(transaction)
+    given = {
+        str(place): (each.device.table_assignments, each.table_epochs)
+        for place, each in enumerate(candidates)
+        if each.table_epochs is not None
+    }
+    rotated = device_keys.find_replaced(transaction, given)
     superseding = []
     outcomes: dict[int, Renewed | BirthmarkError] = {}
     # Lock order: that of the registration of new devices, which prevents a deadlock.
@@ -92,7 +104,11 @@ def register_renewals(
     ):
         savepoint = transaction.begin_nested()
         try:
-            outcome = _renew(transaction, candidate, active, now, grace)
+            outcome = (
+                KeyTablesRotatedError()
+                if str(place) in rotated
+                else _renew(transaction, candidate, active, now, grace)
+            )
         except IntegrityError:  # another device has just registered this key
             outcome = PublicKeyInUseError()
         if isinstance(outcome, BirthmarkError):
@@ -130,6 +146,10 @@ def _renew(
         return refusal
     is_answered = found.device.certificate_serial == candidate.device.certificate_serial
     if found.is_exchanged(candidate.csr_sha256) and is_answered:
+        # The response has the newest keys, whatever those of the first response were.
+        epochs = candidate.table_epochs
+        if epochs is not None and epochs != found.device.table_epochs:
+            device_store.set_table_epochs(transaction, found.device.device_serial, epochs)
         return replace(candidate.answer, is_repetition=True)
     # The device was renewed in another way since, or an equal request was registered first.
     if not candidate.is_new or found.is_exchanged(candidate.csr_sha256):
@@ -144,7 +164,8 @@ def _exchange(
 ) -> Renewed | BirthmarkError:
     changes = {name: getattr(candidate.device, name) for name in _NEW_FIELDS}
     # By the database's clock to the instant, as a renewal order names what was issued before it.
-    new = replace(old, **changes, certificate_renewed_at=now)
+    epochs = old.table_epochs if candidate.table_epochs is None else candidate.table_epochs
+    new = replace(old, **changes, certificate_renewed_at=now, table_epochs=epochs)
     error = replace_certificate(transaction, old, new, now=now, replaced_by=REPLACED_BY)
     if error is not None:
         return error

@@ -22,12 +22,13 @@ from typing import TypeVar
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from birthmark_sma.authority.devices.store import Device
+from birthmark_sma.authority.key_tables.device_keys import DeviceKeys
 from birthmark_sma.authority.provisioning.issuance import (
     CheckedRequest,
     DeviceIssuer,
     ProvisioningRequest,
 )
-from birthmark_sma.authority.provisioning.registration import MOST_ATTEMPTS
+from birthmark_sma.authority.provisioning.registration import MOST_ATTEMPTS, OUTDATED
 from birthmark_sma.authority.provisioning.service import Provisioner
 from birthmark_sma.authority.renewal.proof import (
     PresentedCertificate,
@@ -48,7 +49,6 @@ from birthmark_sma.errors import (
     ConflictError,
     DatabaseUnavailableError,
     DeviceNotActiveError,
-    IssuerChangedError,
     PoolFullError,
     RateLimitedError,
     RenewalOutdatedError,
@@ -146,12 +146,12 @@ class Renewer:
         """Return the new certificate once it is durable, or the one of the first such request.
 
         Raises PkiError for a refused CSR or key, PublicKeyInUseError, the errors of `verify`, and
-        RenewalOutdatedError or IssuerChangedError if another renewal of the device or another
-        intermediate came between in every attempt.
+        RenewalOutdatedError or one of OUTDATED if another renewal of the device, another
+        intermediate or a rotation of its tables came between in every attempt.
         """
         with self._provisioner.admitted(caller):
             for _ in range(MOST_ATTEMPTS - 1):
-                with contextlib.suppress(RenewalOutdatedError, IssuerChangedError):
+                with contextlib.suppress(RenewalOutdatedError, *OUTDATED):
                     return await self._renew(verified)
             return await self._renew(verified)
 
@@ -213,6 +213,11 @@ class Renewer:
         is_new = not known.is_exchanged(presented.csr_sha256)
         if is_new:
             device = self._certify(device, checked, now)
+        keys = (
+            None
+            if checked.recipient is None
+            else self._maker.current_keys_of(device.table_assignments)
+        )
         candidate = IssuedRenewal(
             presented=presented.certificate_serial,
             csr_sha256=presented.csr_sha256,
@@ -220,7 +225,8 @@ class Renewer:
             device=device,
             is_new=is_new,
             recipient_fingerprint=checked.recipient_fingerprint,
-            answer=self._answer(device, checked.recipient),
+            table_epochs=None if keys is None else keys.epochs,
+            answer=self._answer(device, checked.recipient, keys),
         )
         return self._provisioner.writer.submit(candidate, current_request())
 
@@ -241,8 +247,8 @@ class Renewer:
     def _check_keys(self, device: Device, checked: CheckedRequest) -> None:
         def read() -> BirthmarkError | None:
             with self._database.read(QUICK_SECONDS) as connection:
-                # Before the signature: another process may have changed the active intermediate.
-                self._maker.issuers.poll(connection)
+                # Before the signature: another process may have changed what is signed and given.
+                self._maker.follow_changes(connection)
                 return find_key_refusal(
                     connection,
                     device.device_serial,
@@ -269,17 +275,23 @@ class Renewer:
             certificate_issuer=issuer.name,
         )
 
-    def _answer(self, device: Device, recipient: KeyEncryptionKey | None) -> Renewed:
-        """Return the response for the present certificate of a device."""
+    def _answer(
+        self, device: Device, recipient: KeyEncryptionKey | None, keys: DeviceKeys | None
+    ) -> Renewed:
+        """Return the response for the present certificate of a device.
+
+        The NUC hash is not in it: the authority knows only its HMAC.
+        """
+        sealed = None
+        if recipient is not None and keys is not None:
+            sealed = self._maker.seal(device, recipient, {"table_keys": keys.table_keys})
         return Renewed(
             device_certificate=device.device_certificate,
             certificate_chain=self._maker.chain_of(device),
             table_assignments=device.table_assignments,
             # The registration of a new certificate sets the time.
             renewed_at=device.certificate_renewed_at or self._database.clock.now(),
-            sealed_secrets=None
-            if recipient is None
-            else self._maker.seal_table_keys_of(device, recipient),
+            sealed_secrets=sealed,
         )
 
 
@@ -291,7 +303,7 @@ _OUTCOMES: tuple[tuple[tuple[type[BirthmarkError], ...], RenewalOutcome], ...] =
     ((RateLimitedError,), RenewalOutcome.RATE_LIMITED),
     ((ConflictError, RenewalOutdatedError), RenewalOutcome.CONFLICT),
     ((PoolFullError, ShuttingDownError), RenewalOutcome.OVERLOADED),
-    ((DatabaseUnavailableError, IssuerChangedError), RenewalOutcome.UNAVAILABLE),
+    ((DatabaseUnavailableError, *OUTDATED), RenewalOutcome.UNAVAILABLE),
     ((BirthmarkError,), RenewalOutcome.REFUSED),
 )
 

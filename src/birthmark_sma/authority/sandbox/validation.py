@@ -15,6 +15,7 @@ from sqlalchemy import Connection
 
 from birthmark_sma.authority.access.caller import Caller
 from birthmark_sma.authority.sandbox.verdicts import scripted_reason
+from birthmark_sma.authority.validation.opening import Opening
 from birthmark_sma.authority.validation.records import Attempt, FoundDevice, Validation
 from birthmark_sma.authority.validation.service import Validator
 from birthmark_sma.errors import BirthmarkError
@@ -89,16 +90,11 @@ class SandboxValidator(Validator):
         ]
 
     # Overrides the judgement of one token: a fixed verdict does not depend on device or key.
-    def _judge(
-        self,
-        attempt: Attempt,
-        opened: bool,  # noqa: FBT001
-        device: FoundDevice | None,
-        now: datetime,
-    ) -> Validation:
+    def _judge(self, opening: Opening, device: FoundDevice | None, now: datetime) -> Validation:
+        attempt = opening.attempt
         reason = scripted_reason(attempt.camera_token.table_id)
         if reason is None:
-            return super()._judge(attempt, opened, device, now)
+            return super()._judge(opening, device, now)
         digest = token_digest(attempt.camera_token, attempt.derivation)
         if reason.verdict is Verdict.PASS:
             return Validation(reason, SERIAL, FAMILY, now, digest)

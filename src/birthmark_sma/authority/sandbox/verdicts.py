@@ -22,6 +22,9 @@ VERDICTS: Mapping[int, Reason] = {
     9_007: Reason.UNKNOWN_KEY_INDEX,
     9_008: Reason.OTHER_DERIVATION,
     9_009: Reason.DEVICE_RETIRED,
+    9_010: Reason.OPENED_TWICE,
+    9_011: Reason.OTHER_EPOCH,
+    9_012: Reason.EARLIER_EPOCH,
 }
 """The reason, and so the verdict, of each scripted table id."""
 

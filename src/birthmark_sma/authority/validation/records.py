@@ -6,7 +6,7 @@ the fields is the order of the columns in the INSERT. This module must not impor
 """
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from operator import attrgetter
 from typing import NamedTuple, TypeAlias
@@ -83,6 +83,18 @@ class FoundDevice(NamedTuple):
     device_family: str
     status: DeviceStatus
     table_assignments: Sequence[int]
+    table_epochs: Sequence[int]
+    """Parallel to `table_assignments`; empty if all epochs are 0."""
+
+
+class FoundDevices(NamedTuple):
+    """The devices of a batch by the HMAC of their NUC hash, and the key tables' generation.
+
+    Both are of one statement, so they are of one state of the database.
+    """
+
+    by_nuc_hash: Mapping[bytes, FoundDevice]
+    table_generation: int
 
 
 class LedgerEntry(NamedTuple):

@@ -26,15 +26,11 @@ from birthmark_sma.authority.access.caller import Caller
 from birthmark_sma.authority.kek.wrapping import NucHashIndex
 from birthmark_sma.authority.key_tables.cache import KeyTableCache
 from birthmark_sma.authority.rate_limits.limiter import RateLimits
-from birthmark_sma.authority.server_metrics import (
-    TABLE_RANGES,
-    VALIDATIONS,
-    ServerMetrics,
-    tables_a_range,
-)
+from birthmark_sma.authority.server_metrics import VALIDATIONS, ServerMetrics
 from birthmark_sma.authority.validation import replay_ledger
 from birthmark_sma.authority.validation.activity_counter import ActivityCounter
 from birthmark_sma.authority.validation.failure_budget import FailureBudget, judge_in_turns
+from birthmark_sma.authority.validation.opening import Opening, TokenOpener
 from birthmark_sma.authority.validation.records import (
     Attempt,
     AuditRow,
@@ -45,10 +41,9 @@ from birthmark_sma.authority.validation.records import (
 )
 from birthmark_sma.authority.validation.store import ValidationStore
 from birthmark_sma.config import ReplayPolicy
-from birthmark_sma.errors import BirthmarkError, DatabaseUnavailableError, UnopenedCameraTokenError
-from birthmark_sma.protocol.camera_token import CameraToken, open_camera_token, token_digest
+from birthmark_sma.errors import BirthmarkError, DatabaseUnavailableError
+from birthmark_sma.protocol.camera_token import CameraToken, token_digest
 from birthmark_sma.protocol.key_derivation import NORMATIVE, Derivation
-from birthmark_sma.protocol.key_table import PUBLISHED_SIZES, TableSizes
 from birthmark_sma.protocol.replay import Repeat
 from birthmark_sma.protocol.verdict import (
     TEXTS,
@@ -56,7 +51,6 @@ from birthmark_sma.protocol.verdict import (
     Reason,
     bind_to_derivation,
     decide,
-    unknown_address,
 )
 from birthmark_sma.runtime.log_context import LoggedRequest
 from birthmark_sma.runtime.submission import Answers
@@ -85,14 +79,9 @@ class Validator:
     ) -> None:
         # Never changed after this, so any thread may read it.
         self._figures = figures or ServerMetrics()
-        # Shared memory: the slots of the ranges are adjacent, and this is the first one.
-        self._ranges = TABLE_RANGES.place["0",]
-        self._tables_a_range = tables_a_range(table_cache.sizes.tables)
         self._table_cache = table_cache
         self._clock = database.clock
-        # Published clients draw one of 1,000 key indices, whatever this authority's sizes are.
-        self._published_sizes = TableSizes(table_cache.sizes.tables, PUBLISHED_SIZES.keys_per_table)
-        self._nuc_hash_index = nuc_hash_index
+        self._opener = TokenOpener(table_cache.sizes, nuc_hash_index, self._figures)
         self._limits = rate_limits if rate_limits and rate_limits.limits_failures else None
         self._replay = replay
         # Set once by `watch`, read by the writer thread.
@@ -226,11 +215,16 @@ class Validator:
         now = self._clock.now()
         self._failed = Counter()  # new for each try, so that no FAIL counts twice
         self._begun = perf_counter_ns()
-        attempts, opened = zip(*map(self._open_attempt, attempts), strict=True)
+        keys = self._table_cache.keys
+        openings = [self._opener.open(attempt, keys) for attempt in attempts]
         self._opened = perf_counter_ns()
+
+        def judge(turn: Sequence[int]) -> list[Validation]:
+            return self._judge_together(transaction, openings, turn, now)
+
         answers: Sequence[Validation | BirthmarkError]
         if self._limits is None:
-            answers = self._judge_together(transaction, attempts, opened, now)
+            answers = judge(range(len(openings)))
         else:
             self._limits.release_failures()  # of a transaction that failed
             budget = FailureBudget(
@@ -239,17 +233,12 @@ class Validator:
                 [attempt.caller.partition for attempt in attempts],
             )
 
-            def judge(turn: Sequence[int]) -> list[Validation]:
-                return self._judge_together(
-                    transaction, [attempts[at] for at in turn], [opened[at] for at in turn], now
-                )
-
             is_fail = partial(counts_as_fail, policy=self._replay)
             judged = judge_in_turns(budget, judge, is_fail)
             answers, self._failed = judged, budget.failures
         self._rows = [
-            _audit_row(attempt, answer)
-            for attempt, answer in zip(attempts, answers, strict=True)
+            _audit_row(opening.attempt, answer)
+            for opening, answer in zip(openings, answers, strict=True)
             if isinstance(answer, Validation)  # tokens that a rate limit refused have no row
         ]
         if self._rows:
@@ -259,17 +248,15 @@ class Validator:
     def _judge_together(
         self,
         transaction: Connection,
-        attempts: Sequence[Attempt],
-        opened: Sequence[bytes | None],
+        openings: list[Opening],
+        turn: Sequence[int],
         now: datetime,
     ) -> list[Validation]:
-        # Equal work for every FAIL: a token that did not open is looked up as well, under a random
-        # decoy that no device has. So the time does not tell why a token failed.
-        sought = [nuc_hash or secrets.token_bytes(32) for nuc_hash in opened]
-        found = self._store.find_devices(transaction, sought)
+        """Judge the tokens at these places of the batch."""
+        devices = self._find_devices(transaction, openings, turn)
+        attempts = [openings[at].attempt for at in turn]
         judged = [
-            self._judge(attempt, nuc_hash is not None, found.get(key), now)
-            for attempt, nuc_hash, key in zip(attempts, opened, sought, strict=True)
+            self._judge(openings[at], device, now) for at, device in zip(turn, devices, strict=True)
         ]
         # After the verdicts, because a row of the ledger says under which derivation it passed.
         validations = self._note_tokens(transaction, attempts, judged, now)
@@ -277,6 +264,26 @@ class Validator:
             began = self._writer.began
             return replay_ledger.recall_lost_answers(transaction, attempts, validations, began)
         return validations
+
+    def _find_devices(
+        self, transaction: Connection, openings: list[Opening], turn: Sequence[int]
+    ) -> list[FoundDevice | None]:
+        """Return the devices of the tokens at these places.
+
+        If keys were rotated since the tokens were opened, replace their openings by new ones.
+        """
+        while True:
+            # Equal work for every FAIL: a token that did not open is looked up as well, under a
+            # random decoy that no device has. So the time does not tell why a token failed.
+            sought = [openings[at].nuc_hash or secrets.token_bytes(32) for at in turn]
+            found = self._store.find_devices(transaction, sought)
+            generation = found.table_generation
+            outdated = [at for at in turn if openings[at].keys.generation != generation]
+            if not outdated:
+                return [found.by_nuc_hash.get(each) for each in sought]
+            keys = self._table_cache.poll(transaction)
+            for at in outdated:
+                openings[at] = self._opener.open(openings[at].submitted, keys)
 
     def _note_tokens(
         self,
@@ -311,58 +318,23 @@ class Validator:
             validations.append(validation)
         return validations
 
-    def _open_attempt(self, attempt: Attempt) -> tuple[Attempt, bytes | None]:
-        """Return the attempt with the one token to judge, and the HMAC of its NUC hash.
-
-        The HMAC is None if no token opens, or more than one.
-        """
-        if not attempt.alternatives:
-            return attempt, self._open(attempt.camera_token, attempt.derivation)
-        # All are tried, so that the time does not tell which token opened, or if any did. GCM does
-        # not commit to a key: a token that opens under two keys was forged to do so, and fails.
-        tried = dict.fromkeys((attempt.camera_token, *attempt.alternatives))
-        found = [(each, self._open(each, attempt.derivation)) for each in tried]
-        opened = [(each, nuc_hash) for each, nuc_hash in found if nuc_hash is not None]
-        if len(opened) != 1:
-            return attempt, None
-        [(camera_token, nuc_hash)] = opened
-        return attempt._replace(camera_token=camera_token), nuc_hash
-
-    def _open(self, camera_token: CameraToken, derivation: Derivation) -> bytes | None:
-        """Return the HMAC of the NUC hash inside, or None if the token does not open."""
-        table_id, key_index = camera_token.table_id, camera_token.key_index
-        if unknown_address(self._sizes(derivation), table_id, key_index) is not None:
-            return None
-        # No lock: only the writer thread adds to these slots.
-        self._figures.own_counters[self._ranges + table_id // self._tables_a_range] += 1
-        key = self._table_cache.derived_key(table_id, key_index, derivation)
-        try:
-            return self._nuc_hash_index.of(open_camera_token(camera_token, key))
-        except UnopenedCameraTokenError:
-            return None
-
-    def _judge(
-        self,
-        attempt: Attempt,
-        opened: bool,  # noqa: FBT001
-        device: FoundDevice | None,
-        now: datetime,
-    ) -> Validation:
+    def _judge(self, opening: Opening, device: FoundDevice | None, now: datetime) -> Validation:
         """Judge a token without regard to earlier submissions."""
+        attempt = opening.attempt
+        table_id = attempt.camera_token.table_id
         reason = decide(
-            sizes=self._sizes(attempt.derivation),
-            table_id=attempt.camera_token.table_id,
+            sizes=self._opener.sizes(attempt.derivation),
+            table_id=table_id,
             key_index=attempt.camera_token.key_index,
-            opened=opened,
-            device=device and DeviceRecord(device.status, device.table_assignments),
+            opened=opening.epochs,
+            live=opening.keys.live_epochs(table_id, now),
+            device=device
+            and DeviceRecord(device.status, device.table_assignments, device.table_epochs),
         )
         digest = token_digest(attempt.camera_token, attempt.derivation)
         if device is None:
             return Validation(reason, None, None, now, digest)
         return Validation(reason, device.device_serial, device.device_family, now, digest)
-
-    def _sizes(self, derivation: Derivation) -> TableSizes:
-        return self._table_cache.sizes if derivation is NORMATIVE else self._published_sizes
 
 
 def is_withheld(validation: Validation, policy: ReplayPolicy) -> bool:

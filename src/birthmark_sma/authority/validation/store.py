@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from sqlalchemy import Connection
 
 from birthmark_sma.authority.devices.activity import DeviceCount
-from birthmark_sma.authority.validation.records import AuditRow, FoundDevice, LedgerEntry
+from birthmark_sma.authority.validation.records import AuditRow, FoundDevices, LedgerEntry
 from birthmark_sma.authority.validation.store_postgresql import PostgresqlStore
 from birthmark_sma.authority.validation.store_sqlite import SqliteStore
 from birthmark_sma.protocol.replay import SeenToken
@@ -43,13 +43,12 @@ class ValidationStore(Protocol):
         """
         ...
 
-    def find_devices(
-        self, connection: Connection, nuc_hashes: Sequence[bytes]
-    ) -> dict[bytes, FoundDevice]:
+    def find_devices(self, connection: Connection, nuc_hashes: Sequence[bytes]) -> FoundDevices:
         """Return the devices with these HMACs of NUC hashes, by HMAC, in one statement.
 
-        An HMAC that belongs to no device is missing in the result. Devices must not be cached:
-        several processes share the database (docs/adr/0003).
+        The same statement reads the generation of the key tables. An HMAC that belongs to no device
+        is missing in the result. Devices must not be cached: several processes share the database
+        (docs/adr/0003).
         """
         ...
 

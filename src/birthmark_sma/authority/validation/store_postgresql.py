@@ -17,6 +17,7 @@ from birthmark_sma.authority.devices.activity import DeviceCount
 from birthmark_sma.authority.validation.records import (
     AuditRow,
     FoundDevice,
+    FoundDevices,
     LedgerEntry,
     count_batch,
 )
@@ -45,9 +46,12 @@ _first_seen_at = sighted_tokens.c.first_seen_at
 _HOLD_STATUSES = NamedStatement(
     "SELECT pg_advisory_xact_lock_shared({lock})", lock=str(AdvisoryLock.VERDICTS.value)
 )
+# The generation of the key tables comes with the devices, because another statement would cost as
+# much as judging several tokens. The join returns a row also if no device is found.
 _FIND_DEVICES = NamedStatement(
     """
-SELECT nuc_hash, {fields} FROM registered_devices WHERE nuc_hash = ANY(:nuc_hashes::bytea[])
+SELECT (SELECT table_generation FROM authority), nuc_hash, {fields} FROM (SELECT) AS always
+LEFT JOIN registered_devices ON nuc_hash = ANY(:nuc_hashes::bytea[])
 """,
     fields=", ".join(FoundDevice._fields),
 )
@@ -148,21 +152,25 @@ class PostgresqlStore:
         """Make every change of a device's status wait for the end of this transaction."""
         _HOLD_STATUSES.run_at_begin(transaction)
 
-    def find_devices(
-        self, connection: Connection, nuc_hashes: Sequence[bytes]
-    ) -> dict[bytes, FoundDevice]:
-        """Return the devices with these HMACs, by HMAC."""
+    def find_devices(self, connection: Connection, nuc_hashes: Sequence[bytes]) -> FoundDevices:
+        """Return the devices with these HMACs, by HMAC, and the generation of the key tables."""
         found = _FIND_DEVICES.run(connection, nuc_hashes=array_of_bytes(nuc_hashes))
         devices = {}
         for row in range(found.ntuples):
-            # In PostgreSQL's binary format. No column is NULL: `or b""` only narrows the type.
-            nuc_hash, serial, family, status, tables = (
-                found.get_value(row, column) or b"" for column in range(5)
+            # In PostgreSQL's binary format. Only the epochs may be NULL, which means none, and all
+            # columns if no device was found.
+            nuc_hash, serial, family, status, tables, epochs = (
+                found.get_value(row, column) or b"" for column in range(1, 7)
             )
-            devices[nuc_hash] = FoundDevice(
-                serial.decode(), family.decode(), _STATUSES[status], parse_integer_array(tables)
-            )
-        return devices
+            if nuc_hash:
+                devices[nuc_hash] = FoundDevice(
+                    serial.decode(),
+                    family.decode(),
+                    _STATUSES[status],
+                    parse_integer_array(tables),
+                    parse_integer_array(epochs),
+                )
+        return FoundDevices(devices, int.from_bytes(found.get_value(0, 0) or b"", "big"))
 
     def add_tokens(
         self, transaction: Connection, entries: Mapping[bytes, LedgerEntry], now: datetime

@@ -18,6 +18,7 @@ from birthmark_sma.authority.devices.activity import DeviceCount
 from birthmark_sma.authority.validation.records import (
     AuditRow,
     FoundDevice,
+    FoundDevices,
     LedgerEntry,
     count_batch,
 )
@@ -36,8 +37,9 @@ _ENTRY = ", ".join(LedgerEntry._fields)
 # The number of parameters is a power of two, for the same reason. Unused ones are NULL, which
 # equals nothing.
 _FIND_DEVICES = """
-SELECT json_group_array(json_array(
-    hex(nuc_hash), device_serial, device_family, status, json(table_assignments)))
+SELECT json_array((SELECT table_generation FROM authority), json_group_array(json_array(
+    hex(nuc_hash), device_serial, device_family, status, json(table_assignments),
+    json(table_epochs))))
 FROM registered_devices WHERE nuc_hash IN ({})
 """
 
@@ -110,18 +112,20 @@ class SqliteStore:
     def hold_statuses(self, transaction: Connection) -> None:
         """Do nothing: this transaction has the write lock since its start."""
 
-    def find_devices(
-        self, connection: Connection, nuc_hashes: Sequence[bytes]
-    ) -> dict[bytes, FoundDevice]:
-        """Return the devices with these HMACs, by HMAC."""
+    def find_devices(self, connection: Connection, nuc_hashes: Sequence[bytes]) -> FoundDevices:
+        """Return the devices with these HMACs, by HMAC, and the generation of the key tables."""
         size = 1 << max(len(nuc_hashes) - 1, 0).bit_length()
         sought = (*nuc_hashes, *[None] * (size - len(nuc_hashes)))
         statement = _FIND_DEVICES.format(",".join("?" * size))
         found = connection.exec_driver_sql(statement, sought).scalar_one()
-        return {
-            bytes.fromhex(nuc_hash): FoundDevice(serial, family, DeviceStatus(status), tables)
-            for nuc_hash, serial, family, status, tables in json.loads(found)
+        generation, devices = json.loads(found)
+        by_nuc_hash = {
+            bytes.fromhex(nuc_hash): FoundDevice(
+                serial, family, DeviceStatus(status), tables, epochs or ()
+            )
+            for nuc_hash, serial, family, status, tables, epochs in devices
         }
+        return FoundDevices(by_nuc_hash, generation or 0)
 
     def add_tokens(
         self, transaction: Connection, entries: Mapping[bytes, LedgerEntry], now: datetime

@@ -99,10 +99,12 @@ class Job:
         lines: dict[int, bytes] = {}
 
         def keep(answers: Mapping[int, Provisioned]) -> None:
-            if outcome.part is not None:  # of an attempt that was rolled back
-                outcome.part.unlink()
+            before = outcome.part
+            lines.clear()
             lines.update({place: _result(asked[place], answers[place]) for place in answers})
             outcome.part = self.results.keep(list(lines.values()))
+            if before is not None:  # those answers were not registered
+                before.unlink()
 
         became = self.bulk.provision([each.request for each in asked], keep)
         registered = []

@@ -165,6 +165,7 @@ def _print_rotated(rotated: "Rotated") -> None:
 
 _KINDS = {
     "key_tables": "key tables",
+    "earlier_table_keys": "earlier table keys",
     "first_answers": "first answers",
     "ca_keys": "CA key",
     "nuc_hash_keys": "NUC hash key",

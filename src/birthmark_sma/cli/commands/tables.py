@@ -1,6 +1,7 @@
-"""`sma tables`: create missing key tables, and show how many there are.
+"""`sma tables`: create missing key tables, show how many there are, and rotate them.
 
-Existing key tables are never overwritten, because devices hold keys of them.
+`populate` never overwrites an existing key table, because devices hold keys of it. The commands
+about epochs are in `commands/table_epochs.py`.
 """
 
 from dataclasses import asdict
@@ -8,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from birthmark_sma.cli.commands import table_epochs
 from birthmark_sma.cli.opening import existing_database
 from birthmark_sma.cli.options import Json, command
 from birthmark_sma.cli.output import print_fields, print_json, print_line, progress_bar
@@ -17,7 +19,13 @@ from birthmark_sma.errors import NotInitialisedError
 if TYPE_CHECKING:
     from birthmark_sma.config import Settings
 
-app = typer.Typer(no_args_is_help=True, help="Create and show the key tables.")
+app = typer.Typer(no_args_is_help=True, help="Create, show and rotate the key tables.")
+
+command(app, "tables rotate")(table_epochs.rotate)
+command(app, "tables list")(table_epochs.list_)
+command(app, "tables stragglers")(table_epochs.stragglers)
+command(app, "tables end")(table_epochs.end)
+command(app, "tables exposure")(table_epochs.exposure)
 
 
 @command(app, "tables populate")

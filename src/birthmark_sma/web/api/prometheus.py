@@ -172,6 +172,7 @@ class _Server(Collector):
             table.REPEATS: None,
             table.DEVICES: None,
             table.DEVICE_CERTIFICATES_EXPIRING: None,
+            table.TABLE_OVERLAPS_OPEN: None,
         }
         return samples if totals is None else {**samples, **_read_totals(totals)}
 
@@ -202,6 +203,7 @@ def _read_totals(totals: Totals) -> Mapping[Metric, Samples]:
         table.DEVICE_CERTIFICATES_EXPIRING: [
             ((f"{days}d" if days else "expired",), n) for days, n in totals.expiring.items()
         ],
+        table.TABLE_OVERLAPS_OPEN: [((), totals.open_overlaps)],
     }
 
 

@@ -14,6 +14,7 @@ from sqlalchemy import Connection
 from starlette.responses import Response
 
 from birthmark_sma.authority.key_tables import usage_store
+from birthmark_sma.authority.key_tables.epochs import list_states
 from birthmark_sma.authority.key_tables.usage_store import TableFigures
 from birthmark_sma.counts import counted
 from birthmark_sma.web.dashboard.query_params import parse_choice, parse_number
@@ -63,6 +64,7 @@ async def show_tables(request: ApiRequest) -> Response:
 def _read(connection: Connection, by: Measure, chosen: int | None) -> dict[str, Any]:
     tables = usage_store.list_figures(connection)
     counting = usage_store.find_counting(connection)
+    states = list_states(connection)
     inhabited = [each for each in tables if each.devices]
     values = [_OF[by](each) for each in tables]
     columns = math.ceil(math.sqrt(min(len(tables), _MOST_CELLS))) or 1
@@ -83,6 +85,8 @@ def _read(connection: Connection, by: Measure, chosen: int | None) -> dict[str, 
         "empty": len(tables) - len(inhabited),
         "asked_for": chosen,
         "chosen": next((each for each in tables if each.table_id == chosen), None),
+        "state": next((each for each in states if each.table_id == chosen), None),
+        "overlaps": [each for each in states if each.accepted_until is not None],
     }
 
 

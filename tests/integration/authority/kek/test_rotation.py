@@ -48,6 +48,7 @@ from tests.support.authorities import (
     rows_of,
     small_settings,
 )
+from tests.support.cameras.table_epochs import rotate as rotate_tables
 from tests.support.programs.running import wait_until
 from tests.support.schemas import give_schema
 
@@ -106,7 +107,10 @@ def contents(settings: Settings) -> tuple[list[bytes], bytes, bytes]:
     """Every master key, the CA key, and what a NUC hash is looked up by."""
     authority = open_authority(settings)
     try:
-        keys = [authority.table_cache.master_key(n) for n in range(authority.table_sizes.tables)]
+        keys = [
+            authority.table_cache.keys.current[n].master_key
+            for n in range(authority.table_sizes.tables)
+        ]
         return keys, authority.issuer.signer.private_der(), authority.secrets.nuc_hash_index.of(b"")
     finally:
         authority.close()
@@ -604,6 +608,28 @@ def test_a_server_that_slept_through_it(founded_by_passphrase: Settings) -> None
         )
 
 
+def test_a_server_that_slept_gives_no_verdict_under_unknown_keys(
+    founded_by_passphrase: Settings,
+) -> None:
+    """Threat 19: tables that were rotated afterwards are not FAIL, and access keys are watched."""
+    settings = founded_by_passphrase
+    with opened(settings) as late:
+        camera = new_camera(late, "camera")
+        rotated(settings, new_ca_password=OTHER)
+        with opened(given(settings, ca_password=OTHER)) as awake:
+            rotate_tables(awake)
+            judged = awake.validator.submit(camera.token(), Caller(None)).result(30)
+            assert judged.verdict is Verdict.PASS
+        with pytest.raises(KeyEncryptionKeyChangedError):
+            late.validator.submit(camera.token(), Caller(None)).result(30)
+        with pytest.raises(KeyEncryptionKeyChangedError):
+            new_camera(late, "late")
+        watch = KeyReloader(
+            late.database, late.secrets.keks, late.key_cache, late.issuers, late.table_cache
+        )
+        watch.work(datetime.now(UTC))
+
+
 def test_a_late_server_on_a_laptop_reads_the_passphrase_again(laptop: Settings) -> None:
     with opened(laptop) as late:
         rotated(laptop)
@@ -628,7 +654,9 @@ def test_a_command_that_hangs_delays_no_revocation(
     with opened(founded_by_passphrase) as late:
         rotated(founded_by_passphrase, new_ca_password=OTHER)
         monkeypatch.setattr(wrapping, "open_keys", hanging)
-        watch = KeyReloader(late.database, late.secrets.keks, late.key_cache, late.issuers)
+        watch = KeyReloader(
+            late.database, late.secrets.keks, late.key_cache, late.issuers, late.table_cache
+        )
         began = time.monotonic()
         watch.work(datetime.now(UTC))
         assert time.monotonic() - began < 5
@@ -660,7 +688,7 @@ def test_what_is_opened_while_tables_are_wrapped_anew(
         seen: list[int] = []
 
         def meanwhile(_: float) -> None:
-            seen.append(len(open_key_table_cache(database, keks)._master_keys))
+            seen.append(len(open_key_table_cache(database, keks).keys.current))
 
         rotate(database, settings, NewSecret(new_ca_password=OTHER), quiet, wait=meanwhile)  # type: ignore[arg-type]
     assert seen == [6]

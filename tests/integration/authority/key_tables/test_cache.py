@@ -75,7 +75,10 @@ def stored_tables(database: Database) -> list[tuple[Any, ...]]:
 def master_keys(database: Database, settings: Settings) -> list[bytes]:
     """Return every master key."""
     table_cache = open_key_table_cache(database, keks_of(database, settings))
-    return [table_cache.master_key(table_id) for table_id in range(table_cache.sizes.tables)]
+    return [
+        table_cache.keys.current[table_id].master_key
+        for table_id in range(table_cache.sizes.tables)
+    ]
 
 
 # --- populating
@@ -256,10 +259,10 @@ def test_derived_keys_are_those_of_the_protocol(settings: Settings) -> None:
         for table_id in range(TABLES):
             for key_index in (0, KEYS_PER_TABLE - 1):
                 expected = key_derivation.derive_key(
-                    authority.table_cache.master_key(table_id), key_index
+                    authority.table_cache.keys.current[table_id].master_key, key_index
                 )
-                assert authority.table_cache.derived_key(table_id, key_index) == expected
-                assert again.table_cache.derived_key(table_id, key_index) == expected
+                assert authority.table_cache.keys.current[table_id].derive(key_index) == expected
+                assert again.table_cache.keys.current[table_id].derive(key_index) == expected
 
 
 def test_all_devices_on_a_table_have_one_master_key(settings: Settings) -> None:
@@ -292,8 +295,12 @@ def test_rows_cannot_change_places(settings: Settings) -> None:
 def test_a_stock_shows_nothing(settings: Settings) -> None:
     """Threat 28: printing it tells no key."""
     with new_authority(settings) as authority:
-        assert authority.table_cache.master_key(0).hex() not in repr(authority.table_cache)
-        assert repr(authority.table_cache.master_key(0))[2:-1] not in repr(authority.table_cache)
+        assert authority.table_cache.keys.current[0].master_key.hex() not in repr(
+            authority.table_cache
+        )
+        assert repr(authority.table_cache.keys.current[0].master_key)[2:-1] not in repr(
+            authority.table_cache
+        )
         assert "bytes" not in repr(authority.table_cache)
 
 
@@ -312,9 +319,9 @@ def used(settings: Settings, tmp_path: Path) -> Iterator[tuple[Database, list[by
         for camera in cameras:
             authority.validator.submit(camera.token(), Caller("192.0.2.1")).result(30)
         table_cache = authority.table_cache
-        secrets = [table_cache.master_key(table_id) for table_id in range(TABLES)]
+        secrets = [table_cache.keys.current[table_id].master_key for table_id in range(TABLES)]
         secrets += [
-            table_cache.derived_key(table_id, index)
+            table_cache.keys.current[table_id].derive(index)
             for table_id in range(TABLES)
             for index in (0, 7)
         ]

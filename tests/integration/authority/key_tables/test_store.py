@@ -102,7 +102,7 @@ def test_a_table_is_wrapped_anew(database: Database) -> None:
         with database.write() as transaction:
             outdated = key_table_store.take_outdated(transaction, 2, 2)
             taken += [table.table_id for table in outdated]
-            key_table_store.put_rewrapped(
+            key_table_store.put_tables(
                 transaction, [WrappedTable(t.table_id, b"new", 2) for t in outdated]
             )
     assert taken == list(range(5))

@@ -133,7 +133,7 @@ def test_what_a_device_gets(authority: Authority) -> None:
     assert len(bytes.fromhex(answer.simulated_nuc_hash or "")) == 32
     assert answer.sealed_secrets is None
     assert answer.table_keys == {
-        str(table_id): authority.table_cache.master_key(table_id).hex()
+        str(table_id): authority.table_cache.keys.current[table_id].master_key.hex()
         for table_id in answer.table_assignments
     }
     assert before <= answer.provisioned_at <= clock.now()
@@ -335,7 +335,7 @@ def test_sealed_secrets(authority: Authority, make: Callable[[], Any]) -> None:
         "certificate_sha256": certificate.fingerprint(hashes.SHA256()).hex(),
         "nuc_hash": own.hex(),
         "table_keys": {
-            str(table_id): authority.table_cache.master_key(table_id).hex()
+            str(table_id): authority.table_cache.keys.current[table_id].master_key.hex()
             for table_id in answer.table_assignments
         },
     }

@@ -40,6 +40,7 @@ def fleet(database: Database) -> list[Device]:
                 status=DeviceStatus(status),
                 provisioning_id=f"PROV-{number}",
                 provisioned_at=now - DAY if age else now + DAY,
+                table_epochs=(0, 0, 0),
                 certificate_expires_at=now + 100 * DAY,
                 certificate_issuer="intermediate" if number % 5 else "intermediate-2",
                 certificate_renewed_at=now + DAY if age == 2 else None,

@@ -50,7 +50,7 @@ def new_pair(authority: Authority) -> Pair:
         request = request_for(serials[derivation], nuc_hash=nuc_hash)
         return list(authority.provisioner.provision_device(request).table_assignments)
 
-    made = collide_for(authority.table_cache.master_key(2), 2, register)
+    made = collide_for(authority.table_cache.keys.current[2].master_key, 2, register)
     return Pair(authority, made.token, serials)
 
 

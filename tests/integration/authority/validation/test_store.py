@@ -123,13 +123,18 @@ def test_devices_are_found_by_nuc_hash(database: Database) -> None:
     revoked = replace(device(2), status=DeviceStatus.REVOKED)
     add(database, device(1), revoked, device(3))
     with counted_statements(database) as statements, database.read() as connection:
-        found = make_store(database).find_devices(
-            connection, [device(1).nuc_hash, revoked.nuc_hash, b"\0" * 32, device(1).nuc_hash]
+        found = (
+            make_store(database)
+            .find_devices(
+                connection, [device(1).nuc_hash, revoked.nuc_hash, b"\0" * 32, device(1).nuc_hash]
+            )
+            .by_nuc_hash
         )
     assert set(found) == {device(1).nuc_hash, revoked.nuc_hash}
     first, second = found[device(1).nuc_hash], found[revoked.nuc_hash]
     assert (first.device_serial, first.device_family) == ("device-0001", "Test")
     assert tuple(first.table_assignments) == (1, 6, 701)
+    assert tuple(first.table_epochs) == (0, 1, 2)
     assert second.status is DeviceStatus.REVOKED
     assert sum("registered_devices" in statement for statement in statements) == 1
 
@@ -138,7 +143,7 @@ def test_no_devices_for_nobody(database: Database) -> None:
     """An empty question has an empty answer."""
     add(database, device(1))
     with database.read() as connection:
-        assert make_store(database).find_devices(connection, []) == {}
+        assert make_store(database).find_devices(connection, []) == ({}, 0)
 
 
 @pytest.mark.parametrize("asked", [1, 2, 3, 64, 65, 1_000, 3_000])
@@ -147,7 +152,8 @@ def test_any_number_at_once(database: Database, asked: int) -> None:
     many = [device(number) for number in range(asked)]
     add(database, *many, device(9_000))
     with database.read() as connection:
-        found = make_store(database).find_devices(connection, [each.nuc_hash for each in many])
+        sought = [each.nuc_hash for each in many]
+        found = make_store(database).find_devices(connection, sought).by_nuc_hash
     assert {key: each.device_serial for key, each in found.items()} == {
         each.nuc_hash: each.device_serial for each in many
     }
@@ -159,7 +165,9 @@ def test_every_status_and_every_character(database: Database, status: DeviceStat
     odd = replace(device(1), device_serial="é\"\\',{}", device_family="日本 NULL", status=status)
     add(database, odd)
     with database.read() as connection:
-        (found,) = make_store(database).find_devices(connection, [odd.nuc_hash]).values()
+        (found,) = (
+            make_store(database).find_devices(connection, [odd.nuc_hash]).by_nuc_hash.values()
+        )
     assert (found.device_serial, found.device_family, found.status) == (
         odd.device_serial,
         odd.device_family,

@@ -303,7 +303,7 @@ def test_a_packed_token_that_two_keys_open_is_not_valid(
     assert client.post(LEGACY, json=body).json() == NOT_VALID
     assert client.post(LEGACY, json=body | {"key_indices": [5, 78, 901]}).json() == VALID
     reasons = [row[1] for row in legacy_row(running, body)]
-    assert reasons == ["not_opened", "genuine"]
+    assert reasons == ["opened_twice", "genuine"]
 
 
 def test_a_key_named_three_times_is_one_key(

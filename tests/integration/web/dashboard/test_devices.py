@@ -45,6 +45,7 @@ def _device(serial: str, **fields: object) -> Device:
         "status": DeviceStatus.ACTIVE,
         "provisioning_id": mark,
         "provisioned_at": datetime.now(UTC),
+        "table_epochs": (0, 0, 0),
     }
     return Device(**values | fields)  # type: ignore[arg-type]
 

@@ -35,6 +35,25 @@ def test_every_table_has_its_cell(running: Running) -> None:
         assert "no such table" in missing.text
 
 
+def test_open_overlaps_are_listed(running: Running) -> None:
+    """With the time until which two keys of a table are accepted."""
+    with running.client(headers=PAGE) as client, running.database() as database:
+        assert "Rotated tables" not in client.get("/dashboard/tables").text
+        try:
+            execute(
+                database,
+                "INSERT INTO earlier_table_keys SELECT table_id, 0, master_key, kek_id, created_at,"
+                " '2099-01-02 03:04:05.000000+00:00' FROM key_tables WHERE table_id = 7",
+            )
+            page = client.get("/dashboard/tables", params={"table": "7"}).text
+        finally:
+            execute(database, "DELETE FROM earlier_table_keys")
+        assert "Rotated tables" in page
+        assert page.count("2099-01-02") >= 2
+        assert '<a href="/dashboard/tables?table=7">7</a>' in page
+        assert "Epoch" in page
+
+
 @pytest.mark.parametrize("query", ["by=colour", "table=x", "table=1.5"])
 def test_what_cannot_be_meant_is_told(running_on_sqlite: Running, query: str) -> None:
     with running_on_sqlite.client(headers=PAGE) as client:

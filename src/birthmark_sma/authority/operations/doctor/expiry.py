@@ -1,4 +1,4 @@
-"""Checks of expiry dates (CA, TLS, access keys) and of the clocks that they depend on.
+"""Checks of what ends (CA, TLS, access keys, earlier table keys) and of the clocks.
 
 `runner` calls these checks.
 """
@@ -14,6 +14,8 @@ from birthmark_sma.authority.access import store as access_key_store
 from birthmark_sma.authority.ca import store as ca_store
 from birthmark_sma.authority.ca.issuers import OpenCa
 from birthmark_sma.authority.ca.store import CaRole, CaState
+from birthmark_sma.authority.key_tables import holders
+from birthmark_sma.authority.key_tables import store as key_table_store
 from birthmark_sma.authority.operations.doctor.findings import (
     Finding,
     State,
@@ -29,6 +31,7 @@ from birthmark_sma.counts import counted
 from birthmark_sma.pki import profiles
 from birthmark_sma.storage import health
 from birthmark_sma.storage.engine import Database
+from birthmark_sma.storage.outages.deadlines import LONG_SECONDS
 from birthmark_sma.storage.portable_sql import database_time
 
 
@@ -59,6 +62,7 @@ _SUCCESSOR = {
 }
 _MOST_COUNTED = 10_000
 _TLS_TERM = _Term(warning=21 * _DAY, critical=3 * _DAY)
+_OVERLAP_WARNING = timedelta(days=7)
 _KEY_TERM = _Term(warning=14 * _DAY, critical=timedelta(0))
 _DRIFT_WARNING = timedelta(seconds=5)
 _DRIFT_CRITICAL = timedelta(minutes=1)
@@ -151,6 +155,29 @@ def check_renewal_orders(database: Database, now: datetime) -> Iterator[Finding]
 
 def _up_to(count: int) -> str:
     return f"{count:,} or more" if count >= _MOST_COUNTED else f"{count:,}"
+
+
+def check_overlaps(database: Database) -> Iterator[Finding]:
+    """Warn if earlier keys of key tables soon end to be accepted while devices still have them."""
+    with database.read(LONG_SECONDS) as connection:
+        now = database_time(connection)
+        still = [e for e in key_table_store.list_earlier(connection) if e.accepted_until > now]
+        soon = [each for each in still if each.accepted_until - now <= _OVERLAP_WARNING]
+        stragglers = holders.count_stragglers(connection, [each.table_id for each in soon])
+    if stragglers:
+        first = min(each.accepted_until for each in soon)
+        yield warning(
+            f"{counted(stragglers, 'device has', 'devices have')} earlier keys of key tables, and"
+            f" tokens under such keys fail from {first:%Y-%m-%d %H:%M} UTC on",
+            "To list the devices, type sma tables stragglers",
+        )
+    elif still:
+        yield ok(
+            f"Earlier keys of {counted(len(still), 'key table')} are accepted, the"
+            f" last until {max(e.accepted_until for e in still):%Y-%m-%d %H:%M} UTC"
+        )
+    else:
+        yield ok("Each key table has one key that is accepted")
 
 
 def check_clock(database: Database, now: datetime) -> Iterator[Finding]:

@@ -81,6 +81,7 @@ def _inside(
     """Return the checks that need the tables of an authority."""
     checks: list[Check] = [
         ("key tables", lambda: secrets.check_tables(database)),
+        ("table keys", lambda: expiry.check_overlaps(database)),
         ("serials", lambda: database_checks.check_serials(database)),
         ("device statuses", lambda: database_checks.check_statuses(database)),
         ("secrets", lambda: secrets.decrypt_all(database, settings)[1]),

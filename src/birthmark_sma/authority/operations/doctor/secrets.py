@@ -45,6 +45,7 @@ from birthmark_sma.errors import BirthmarkError, ConfigurationError
 from birthmark_sma.runtime.secret_files import others_can_read
 from birthmark_sma.storage.engine import Database
 from birthmark_sma.storage.outages.deadlines import LONG_SECONDS
+from birthmark_sma.storage.schema import earlier_table_keys
 
 _ROTATE = "Type sma secrets rotate"
 _CHUNK = 250  # stored responses that are read at a time
@@ -60,6 +61,7 @@ class KeyUse:
     source: str
     created_at: str
     key_tables: int
+    earlier_table_keys: int
     first_answers: int
     ca_key: bool
 
@@ -186,6 +188,7 @@ def check_files(settings: Settings) -> Iterator[Finding]:
 
 def _uses(connection: Connection, records: list[KekRecord]) -> list[KeyUse]:
     tables = key_table_store.count_by_kek(connection)
+    earlier = key_table_store.count_by_kek(connection, earlier_table_keys)
     answers = idempotency_store.count_by_kek(connection)
     cas = ca_store.list_cas(connection)
     return [
@@ -194,6 +197,7 @@ def _uses(connection: Connection, records: list[KekRecord]) -> list[KeyUse]:
             source=record.source,
             created_at=record.created_at.isoformat(timespec="seconds"),
             key_tables=tables.get(record.kek_id, 0),
+            earlier_table_keys=earlier.get(record.kek_id, 0),
             first_answers=answers.get(record.kek_id, 0),
             ca_key=any(ca.kek_id == record.kek_id for ca in cas),
         )
@@ -242,15 +246,18 @@ def _check_rotation(records: list[KekRecord]) -> Iterator[Finding]:
 def _check_table_keys(
     connection: Connection, keks: KeyEncryptionKeys, opened: dict[str, int]
 ) -> Iterator[Finding]:
-    tables = key_table_store.list_tables(connection)
-    broken = _undecryptable(tables, lambda table: unwrap_table(table, keks, connection))
-    opened["key tables"] = len(tables) - len(broken)
-    if broken:
-        yield critical(
-            f"{counted(len(broken), 'key table')} cannot be decrypted, first table"
-            f" {broken[0].table_id}",
-            "Restore a backup: devices have keys of these tables",
-        )
+    for what, tables in (
+        ("key table", key_table_store.list_tables(connection)),
+        ("earlier table key", key_table_store.list_earlier(connection)),
+    ):
+        broken = _undecryptable(tables, lambda table: unwrap_table(table, keks, connection))
+        opened[f"{what}s"] = len(tables) - len(broken)
+        if broken:
+            yield critical(
+                f"{counted(len(broken), what)} cannot be decrypted, first table"
+                f" {broken[0].table_id}",
+                "Restore a backup: devices have keys of these tables",
+            )
 
 
 def _check_ca_key(

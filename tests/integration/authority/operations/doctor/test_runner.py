@@ -17,6 +17,7 @@ from birthmark_sma.authority.access.store import KeyScope
 from birthmark_sma.authority.authority import Authority
 from birthmark_sma.authority.ca.succession import Successions
 from birthmark_sma.authority.devices.store import COLLISION_SEPARATOR
+from birthmark_sma.authority.key_tables.epochs import end_overlaps
 from birthmark_sma.authority.operations.doctor.findings import Finding, State, worst
 from birthmark_sma.authority.operations.doctor.runner import examine
 from birthmark_sma.authority.renewal import orders
@@ -35,6 +36,7 @@ from tests.support.authorities import (
     rows_of,
     small_settings,
 )
+from tests.support.cameras.table_epochs import let_overlaps_end, rotate
 from tests.support.databases.postgres import Postgres
 from tests.support.devices.acts import revoke_device, suspend_device
 from tests.support.http.tls import TestCa
@@ -181,6 +183,12 @@ def test_half_an_authority(settings: Settings) -> None:
     [
         ("DELETE FROM key_tables WHERE table_id = 3", "key tables", "sma tables populate"),
         ("UPDATE key_tables SET master_key = encrypted_nuc_hash", "secrets", "backup"),
+        (
+            "INSERT INTO earlier_table_keys SELECT table_id, 1, encrypted_nuc_hash, kek_id,"
+            " created_at, created_at FROM key_tables WHERE table_id = 2",
+            "secrets",
+            "backup",
+        ),
         ("UPDATE alembic_version SET version_num = '0002'", "schema", "sma migrate"),
         ("UPDATE alembic_version SET version_num = '9999'", "schema", "version"),
         ("ALTER TABLE device_flags DROP COLUMN usual", "schema", "Restore"),
@@ -206,6 +214,24 @@ def test_missing_tables_of_devices_are_to_be_restored(
     finding = found(settings)["key tables"]
     assert finding.sentence == f"{TABLES - 1} of {TABLES} key tables are there"
     assert "backup" in f"{finding.remedy}"
+
+
+def test_overlaps_that_end_soon(authority: Authority, settings: Settings) -> None:
+    """A warning as soon as the week before their end has begun and devices would be cut off."""
+    new_camera(authority, "camera-1")
+    assert "one key that is accepted" in found(settings)["table keys"].sentence
+    rotate(authority, overlap=timedelta(days=8))
+    finding = found(settings)["table keys"]
+    assert finding.state is State.WELL
+    assert f"Earlier keys of {TABLES} key tables are accepted" in finding.sentence
+    end_overlaps(authority.database, range(TABLES))
+    rotate(authority, overlap=timedelta(days=6))
+    finding = found(settings)["table keys"]
+    assert finding.state is State.WARNING
+    assert finding.sentence.startswith("1 device has earlier keys of key tables")
+    assert "sma tables stragglers" in f"{finding.remedy}"
+    let_overlaps_end(authority.database)
+    assert found(settings)["table keys"].state is State.WELL
 
 
 def test_a_wrong_secret(authority: Authority, settings: Settings, tmp_path: Path) -> None:
