@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from birthmark_sma.authority.authority import Authority
-from birthmark_sma.device import UNSEALED, Camera, Enrolment, start_camera
+from birthmark_sma.device import UNSEALED, Camera, Enrolment, Renewal, start_camera
 from birthmark_sma.device import nonces as nonces_module
 from tests.support.authorities import KEYS_PER_TABLE, new_authority, small_settings
 from tests.support.in_process import InProcess
@@ -51,6 +51,7 @@ def start(authority: Authority, place: Path, enrolment: Enrolment) -> Iterator[S
             "sealing": UNSEALED,
             "enrolment": enrolment,
             "client": InProcess(authority),
+            "renewal": Renewal(automatic=False),
         }
         camera = start_camera(directory, **(given | options))
         started.append(camera)

@@ -62,8 +62,11 @@ def bounded_get(
 def open_client(
     given: httpx2.Client | None, context: ssl.SSLContext | None, *, seconds: float, connect: float
 ) -> AbstractContextManager[httpx2.Client]:
-    """Return the app's client, which stays open, or a new one with these timeouts in seconds."""
-    if given is not None:
+    """Return the app's client, which stays open, or a new one with these timeouts in seconds.
+
+    A client that the app has closed meanwhile is replaced by a new one: renewals come much later.
+    """
+    if given is not None and not given.is_closed:
         return nullcontext(given)
     return httpx2.Client(timeout=httpx2.Timeout(seconds, connect=connect), verify=context or True)
 

@@ -11,6 +11,7 @@ import pytest
 from birthmark_sma.device import Renewal
 from birthmark_sma.device.renewal import background
 from tests.device.renewal.conftest import Cameras, Time
+from tests.support.cameras.renewing_authority import RenewingAuthority
 from tests.support.in_process import refused_connection
 from tests.support.programs.running import wait_until
 
@@ -126,6 +127,26 @@ def test_closing_does_not_wait_for_the_authority(cameras: Cameras, due: Callable
     again.renew_if_due()
     assert cameras.kept().renewal is None
     assert len(cameras.authority.known) == 2
+
+
+def test_a_client_that_the_app_has_closed(
+    cameras: Cameras, due: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was for the first start. Renewals come much later, with a client of their own."""
+    due()
+    camera = cameras.start()
+    before = camera.certificate
+    cameras.authority.close()
+    given = cameras.authority
+
+    def open_another(**_: object) -> RenewingAuthority:
+        own = RenewingAuthority(cameras.time)
+        own.ca, own.known, own.window = given.ca, given.known, given.window
+        return own
+
+    monkeypatch.setattr(httpx2, "Client", open_another)
+    camera.renew_if_due()
+    assert camera.certificate != before
 
 
 def test_no_thread_where_the_app_renews(cameras: Cameras) -> None:
