@@ -10,8 +10,10 @@ from checks.call_trace import REQUESTS, TracedServer, list_files, run_traced_ser
 # (retries, unknown commits), storage/pool (the queue that callers share, and its lock),
 # web/middleware/admission, runtime/writer_health and, for tokens, validation/activity_counter.
 # validation/opening tries the keys of two epochs; key_tables/device_keys and key_tables/store prove
-# that a device gets keys that no rotation replaced.
-MOST_FILES = {"validate": 40, "provision": 52, "ready": 21, "crl": 17}
+# that a device gets keys that no rotation replaced. authority/ca/issuers says which intermediate
+# signs, and ca/store whether it still does at the commit: provisioning passes both, and a
+# revocation list the first.
+MOST_FILES = {"validate": 40, "provision": 55, "ready": 21, "crl": 18}
 """Lower these when the code allows it; a change that needs more has to say why."""
 
 
