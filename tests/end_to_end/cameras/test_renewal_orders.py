@@ -6,7 +6,7 @@ from pathlib import Path
 
 from cryptography import x509
 
-from birthmark_sma.authority.authority import ROOT_PATH
+from birthmark_sma.authority.ca.issuers import ROOT_PATH
 from birthmark_sma.client import verify_bundle
 from birthmark_sma.device import UNSEALED, Camera, Enrolment, Renewal, start_camera
 from birthmark_sma.protocol.bundle import Bundle
