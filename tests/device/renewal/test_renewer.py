@@ -322,8 +322,12 @@ def test_a_new_root(
     """The pin of the app decides. Without a pin, the authority's URL is trusted as at first."""
     old = authority.ca.root
     new = make_ca(CaKeyType.EC_P384, now=time.now - timedelta(days=1))
-    pin = {"nothing": None, "the old root": fingerprint(old), "the new root": fingerprint(new.root)}
-    cameras.provision(root_fingerprint=pin[pinned])
+    pins: dict[str, tuple[str, ...]] = {
+        "nothing": (),
+        "the old root": (fingerprint(old),),
+        "the new root": (fingerprint(new.root),),
+    }
+    cameras.provision(root_fingerprints=pins[pinned])
     camera = cameras.start()
     authority.ca = new
     due()

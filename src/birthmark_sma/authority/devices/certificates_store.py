@@ -129,21 +129,18 @@ def note_exchange(
     )
 
 
-def supersede_earlier(
-    transaction: Connection, device_serials: Sequence[str], now: datetime
-) -> bool:
-    """Revoke all earlier certificates of these devices that have not expired, as `superseded`.
+def supersede_earlier(transaction: Connection, device_serial: str, now: datetime) -> bool:
+    """Revoke all earlier certificates of a device that have not expired, as `superseded`.
 
     A revocation that exists stays as it is. Return True if any certificate was revoked: then the
     caller makes a CRL due.
     """
     told = (literal(now, UtcDateTime()), literal("superseded"), literal(None, UtcDateTime()))
-    revoked = transaction.execute(
-        insert_or_skip(transaction, revoked_certificates).from_select(
-            _REVOCATION_COLUMNS, _select_unexpired(transaction, device_serials, now, told)
-        )
+    inserting = insert_or_skip(transaction, revoked_certificates).from_select(
+        _REVOCATION_COLUMNS, _select_unexpired(transaction, [device_serial], now, told)
     )
-    return revoked.rowcount > 0
+    # RETURNING, as the row count of such an INSERT is unknown on PostgreSQL.
+    return bool(transaction.execute(inserting.returning(_revoked.certificate_serial)).all())
 
 
 def find_earlier(connection: Connection, certificate_serial: str) -> ListedCertificate | None:

@@ -8,14 +8,14 @@ from sqlalchemy import Connection, text
 _SHARING = text("""
 SELECT shared, count(*) FROM (
     SELECT (SELECT count(*) FROM unnest(table_assignments) AS own (table_id)
-            WHERE table_id = ANY(CAST(:tables AS integer[]))) AS shared
+            WHERE table_id = ANY(CAST(:tables AS int4[]))) AS shared
     FROM registered_devices
     WHERE status IN ('active', 'suspended') AND device_serial <> :without) AS found
 WHERE shared > 0 GROUP BY shared
 """)
 _BY_TABLE = text("""
 SELECT table_id, count(*) FROM registered_devices, unnest(table_assignments) AS own (table_id)
-WHERE table_id = ANY(CAST(:tables AS integer[])) AND status IN ('active', 'suspended')
+WHERE table_id = ANY(CAST(:tables AS int4[])) AND status IN ('active', 'suspended')
 GROUP BY table_id
 """)
 # unnest() of two arrays pairs their elements. Missing epochs are NULL, which means 0.
@@ -23,7 +23,7 @@ _STRAGGLERS = """
 SELECT {columns} FROM registered_devices WHERE status IN ('active', 'suspended') AND EXISTS (
     SELECT FROM unnest(table_assignments, table_epochs) AS own (table_id, epoch)
     JOIN key_tables AS newest USING (table_id)
-    WHERE table_id = ANY(CAST(:tables AS integer[])) AND newest.epoch > coalesce(own.epoch, 0))
+    WHERE table_id = ANY(CAST(:tables AS int4[])) AND newest.epoch > coalesce(own.epoch, 0))
 """
 _COUNT = text(_STRAGGLERS.replace("{columns}", "count(*)"))
 _LIST = text(

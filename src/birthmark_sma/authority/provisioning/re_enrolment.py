@@ -123,7 +123,7 @@ def _replace(
     # All earlier certificates: a lost key of one that a renewal left valid must not renew it.
     error = replace_certificate(transaction, old, new, now=now, replaced_by=allowed_by)
     if error is None:
-        certificates_store.supersede_earlier(transaction, [old.device_serial], now)
+        certificates_store.supersede_earlier(transaction, old.device_serial, now)
     return error
 
 

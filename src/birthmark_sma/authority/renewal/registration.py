@@ -90,6 +90,7 @@ def register_renewals(
     # As in the registration of new devices: this intermediate stays the active one until the end.
     active = ca_store.lock_active_intermediate(transaction)
     now = database_time(transaction)
+<<<<<<< HEAD
     given = {
         str(place): (each.device.table_assignments, each.table_epochs)
         for place, each in enumerate(candidates)
@@ -97,6 +98,9 @@ def register_renewals(
     }
     rotated = device_keys.find_replaced(transaction, given)
     superseding = []
+=======
+    has_revoked = False
+>>>>>>> renewint
     outcomes: dict[int, Renewed | BirthmarkError] = {}
     # Lock order: that of the registration of new devices, which prevents a deadlock.
     for place, candidate in sorted(
@@ -116,11 +120,13 @@ def register_renewals(
         else:
             savepoint.commit()
             if candidate.supersede:
-                superseding.append(candidate.device.device_serial)
+                # At once: another candidate of this batch may present one of these certificates.
+                serial = candidate.device.device_serial
+                has_revoked |= certificates_store.supersede_earlier(transaction, serial, now)
         outcomes[place] = outcome
     # A repetition revokes only what the first request left valid. Thus a device that repeats itself
     # causes no new CRLs.
-    if superseding and certificates_store.supersede_earlier(transaction, superseding, now):
+    if has_revoked:
         crl_store.raise_generation(transaction)
     return [outcomes[place] for place in range(len(candidates))]
 

@@ -35,7 +35,7 @@ def order(
     settings: "Settings",
     issuer: Annotated[
         str | None,
-        Option(help="Devices with certificates of this intermediate, as `sma ca show` names it."),
+        Option(help="Devices with certificates of this intermediate, as `sma ca list` names it."),
     ] = None,
     family: Annotated[str | None, Option(help="Devices of this family.")] = None,
     app_version: Annotated[str | None, Option(help="Devices with this app version.")] = None,

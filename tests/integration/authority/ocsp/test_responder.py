@@ -251,7 +251,12 @@ def test_two_issuers(scene: Scene) -> None:
     """A certificate is known under its own issuer alone; each issuer has its own responder."""
     number = scene.camera()
     made = make_ca(CaKeyType.EC_P256, now=scene.now - timedelta(days=1))
-    second = replace(scene.authority.issuer, certificate=made.intermediate, signer=made.signer)
+    second = replace(
+        scene.authority.issuer,
+        name="intermediate-2",
+        certificate=made.intermediate,
+        signer=made.signer,
+    )
     scene.issuers = (scene.authority.issuer, second)
     assert scene.status(number) == "good"
     answer = scene.ask(request_for(made.intermediate, number))
@@ -262,12 +267,13 @@ def test_two_issuers(scene: Scene) -> None:
     assert status_of(refused.der) is ocsp.OCSPResponseStatus.UNAUTHORIZED
 
 
-def test_a_certificate_that_cannot_be_read(scene: Scene) -> None:
-    """An operator's own row is not good without a certificate of this issuer."""
+@pytest.mark.parametrize("status", ["suspended", "revoked", "retired"])
+def test_an_operator_s_own_sql(scene: Scene, status: str) -> None:
+    """A device that is not active is never good, also where nothing lists its certificate."""
     number = scene.camera()
-    execute(scene.authority.database, "UPDATE registered_devices SET device_certificate = 'none'")
-    assert scene.status(number) == "unknown"
-    execute(scene.authority.database, "UPDATE registered_devices SET status = 'suspended'")
+    execute(
+        scene.authority.database, "UPDATE registered_devices SET status = :status", status=status
+    )
     assert scene.status(number) == "revoked"
 
 
