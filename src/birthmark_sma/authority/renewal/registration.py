@@ -90,17 +90,13 @@ def register_renewals(
     # As in the registration of new devices: this intermediate stays the active one until the end.
     active = ca_store.lock_active_intermediate(transaction)
     now = database_time(transaction)
-<<<<<<< HEAD
     given = {
         str(place): (each.device.table_assignments, each.table_epochs)
         for place, each in enumerate(candidates)
         if each.table_epochs is not None
     }
     rotated = device_keys.find_replaced(transaction, given)
-    superseding = []
-=======
     has_revoked = False
->>>>>>> renewint
     outcomes: dict[int, Renewed | BirthmarkError] = {}
     # Lock order: that of the registration of new devices, which prevents a deadlock.
     for place, candidate in sorted(
