@@ -15,7 +15,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
         *("key_table_figures", "key_table_counting"),
     ),
     "Devices": (
-        *("registered_devices", "earlier_certificates", "re_enrolments"),
+        *("registered_devices", "earlier_certificates", "re_enrolments", "renewal_orders"),
         *("revoked_certificates", "published_crls"),
         *("idempotent_responses", "device_family_counters"),
     ),
