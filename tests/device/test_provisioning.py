@@ -481,7 +481,7 @@ def test_a_sensors_own_nuc_hash(
 
 def test_a_pinned_root(start: StartCamera, enrolment: Enrolment, authority: Authority) -> None:
     """Threat 1: another authority's answer is none."""
-    with pytest.raises(AuthorityAwayError, match="root certificate is not the one"):
+    with pytest.raises(AuthorityAwayError, match="root certificate is not one"):
         start(enrolment=replace(enrolment, root_fingerprint="00" * 32))
     pinned = authority.root.fingerprint(hashes.SHA256()).hex(":").upper()
     assert start(enrolment=replace(enrolment, root_fingerprint=pinned))
