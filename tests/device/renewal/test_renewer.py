@@ -315,19 +315,20 @@ def fingerprint(certificate: x509.Certificate) -> str:
     return certificate.fingerprint(hashes.SHA256()).hex()
 
 
-@pytest.mark.parametrize("pinned", ["nothing", "the old root", "the new root"])
+@pytest.mark.parametrize("pinned", ["nothing", "the old root", "the new root", "both roots"])
 def test_a_new_root(
     cameras: Cameras, authority: RenewingAuthority, time: Time, due: Due, pinned: str
 ) -> None:
     """The pin of the app decides. Without a pin, the authority's URL is trusted as at first."""
     old = authority.ca.root
     new = make_ca(CaKeyType.EC_P384, now=time.now - timedelta(days=1))
-    pins: dict[str, tuple[str, ...]] = {
-        "nothing": (),
-        "the old root": (fingerprint(old),),
-        "the new root": (fingerprint(new.root),),
-    }
-    cameras.provision(root_fingerprints=pins[pinned])
+    marks = {"the old root": fingerprint(old), "the new root": fingerprint(new.root)}
+    pins = (
+        marks.values()
+        if pinned == "both roots"
+        else (marks[each] for each in marks if each == pinned)
+    )
+    cameras.provision(root_fingerprints=tuple(pins))
     camera = cameras.start()
     authority.ca = new
     due()
