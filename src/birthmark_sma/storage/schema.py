@@ -247,8 +247,8 @@ registered_devices = Table(
     Column("status_changed_at", UtcDateTime),
     Column("certificate_issuer", String(16), nullable=False, server_default="intermediate"),
     Column("certificate_expires_at", UtcDateTime),
-    Column("certificate_renewed_at", UtcDateTime),
     Column("table_epochs", TableIds),
+    Column("certificate_renewed_at", UtcDateTime),
 )
 """The provisioned devices. `nuc_hash` is an HMAC of the NUC hash. Two serials with one
 `serial_folded` are the same name (`pki.names.fold`); it is NULL only in rows that operators
