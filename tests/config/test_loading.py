@@ -66,7 +66,7 @@ GOOD_VALUES: Mapping[str, str] = {
     "rate_admin": "none",
     "rate_ocsp": "10/second",
     "rate_renew": "10/hour; 20/day",
-    "renewal_grace_days": 30,
+    "renewal_grace_days": "30",
     "rate_guesses": "5/minute",
     "rate_store": f"rediss://:{SECRET}@redis.example.org/1",
     "cors_origins": "https://app.example.org,http://localhost:3000",
