@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from birthmark_sma.authority.devices import states
-from birthmark_sma.authority.devices.states import Act, Effect, StatusChange, judge
+from birthmark_sma.authority.devices.states import Act, Effect, StatusChange, judge, weaker_than
 from birthmark_sma.errors import DeviceStatusError
 from birthmark_sma.pki.crl import HOLD, REASONS
 from birthmark_sma.protocol.verdict import DeviceStatus
@@ -93,3 +93,19 @@ def test_what_an_act_leaves_behind() -> None:
     assert states.reinstate("x" * 100).actor == "x" * 64
     assert [act.status for act in Act] == ["suspended", "active", "revoked", "retired"]
     assert [act for act in Act if act.is_final] == [Act.REVOKE, Act.RETIRE]
+
+
+@pytest.mark.parametrize(
+    ("reason", "weaker"),
+    [
+        ("certificate_hold", set()),
+        ("superseded", {"certificate_hold"}),
+        ("cessation_of_operation", {"certificate_hold"}),
+        ("unspecified", {"certificate_hold", "superseded", "cessation_of_operation"}),
+        ("privilege_withdrawn", {"certificate_hold", "superseded", "cessation_of_operation"}),
+        ("key_compromise", {"certificate_hold", *REASONS}),
+    ],
+)
+def test_a_listed_reason_only_gets_stronger(reason: str, weaker: set[str]) -> None:
+    """Every final reason replaces a hold; a compromise may get another time."""
+    assert set(weaker_than(reason)) == weaker

@@ -26,12 +26,12 @@ from sqlalchemy import (
     update,
 )
 
-from birthmark_sma.pki.crl import HOLD, REASONS
+from birthmark_sma.authority.devices.states import weaker_than
+from birthmark_sma.pki.crl import HOLD
 from birthmark_sma.protocol.verdict import DeviceStatus
 from birthmark_sma.storage.portable_sql import (
     UtcDateTime,
     insert_from_select,
-    insert_or_skip,
     is_any_of,
 )
 from birthmark_sma.storage.schema import earlier_certificates, revoked_certificates
@@ -39,10 +39,6 @@ from birthmark_sma.storage.schema import registered_devices as devices
 
 _earlier = earlier_certificates.c
 _revoked = revoked_certificates.c
-
-_KEY_COMPROMISE = "key_compromise"
-# The pictures of a certificate that was replaced or given up stay valid (RFC 5280 section 5.3.1).
-_HARMLESS = ("superseded", "cessation_of_operation")
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,9 +132,12 @@ def supersede_earlier(transaction: Connection, device_serial: str, now: datetime
     caller makes a CRL due.
     """
     told = (literal(now, UtcDateTime()), literal("superseded"), literal(None, UtcDateTime()))
-    inserting = insert_or_skip(transaction, revoked_certificates).from_select(
-        _REVOCATION_COLUMNS, _select_unexpired(transaction, [device_serial], now, told)
-    )
+    inserting = insert_from_select(
+        transaction,
+        revoked_certificates,
+        _REVOCATION_COLUMNS,
+        _select_unexpired(transaction, [device_serial], now, told),
+    ).on_conflict_do_nothing()
     # RETURNING, as the row count of such an INSERT is unknown on PostgreSQL.
     return bool(transaction.execute(inserting.returning(_revoked.certificate_serial)).all())
 
@@ -248,7 +247,7 @@ def revoke_all(
     that another transaction has just replaced is found as well. The next CRL lists them.
 
     The time of a revocation stays that of the first one, also of a hold that becomes final (X.509).
-    Its reason is replaced only by a stronger one (`_weaker_than`).
+    Its reason is replaced only by a stronger one (`states.weaker_than`).
     """
     told = (
         literal(revoked_at, UtcDateTime()),
@@ -271,22 +270,9 @@ def revoke_all(
         inserting.on_conflict_do_update(
             index_elements=[_revoked.certificate_serial],
             set_={each: given[each] for each in ("revocation_reason", "invalid_since")},
-            where=_revoked.revocation_reason.in_(_weaker_than(reason)),
+            where=_revoked.revocation_reason.in_(weaker_than(reason)),
         )
     )
-
-
-def _weaker_than(reason: str) -> tuple[str, ...]:
-    """Return the reasons that `reason` replaces: those after which more pictures stay valid.
-
-    A hold is for now only, so every final reason replaces it. The time of a compromise may be
-    corrected.
-    """
-    if reason == HOLD:
-        return ()
-    if reason == _KEY_COMPROMISE:
-        return (HOLD, *REASONS)
-    return (HOLD,) if reason in _HARMLESS else (HOLD, *_HARMLESS)
 
 
 def release_holds(transaction: Connection, device_serials: Sequence[str]) -> None:

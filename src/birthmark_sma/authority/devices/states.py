@@ -145,6 +145,18 @@ def judge(
     return Effect.CHANGED if is_new_time else Effect.UNCHANGED
 
 
+def weaker_than(reason: str) -> tuple[str, ...]:
+    """Return the reasons on the revocation list that `reason` replaces.
+
+    A hold is for now only, so every final reason replaces it. The time of a compromise may be
+    corrected.
+    """
+    if reason == HOLD:
+        return ()
+    weaker = tuple(each for each in REASONS if _strength(each) < _strength(reason))
+    return (HOLD, *weaker, *((KEY_COMPROMISE,) if reason == KEY_COMPROMISE else ()))
+
+
 def _strength(reason: str | None) -> int:
     """Return how much an aggregation server rejects for a reason (`client.revocation`)."""
     if reason == KEY_COMPROMISE:
