@@ -28,7 +28,7 @@ FIRST_INTERMEDIATE = "intermediate"
 
 
 class CaRole(StrEnum):
-    """What a CA certificate is for. A cross-certificate certifies a root under another root."""
+    """The use of a CA certificate. A cross-certificate certifies a root under another root."""
 
     ROOT = "root"
     INTERMEDIATE = "intermediate"

@@ -60,7 +60,7 @@ class ActedDevice:
 
 @dataclass(slots=True)
 class ActResult:
-    """What an act did, or would do, each list in the order of serials.
+    """The result of an act, or of a dry run, each list in the order of serials.
 
     `refused` devices have a status that does not allow the act. `unknown` serials are not
     registered. If devices were named and one is in these two lists, then nothing was done

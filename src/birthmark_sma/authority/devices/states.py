@@ -22,7 +22,7 @@ _MOST_ACTOR = 64  # characters of the column
 
 
 class Act(StrEnum):
-    """What an operator, or a program on its own, does to devices."""
+    """An act on devices, by an operator or by a program on its own."""
 
     SUSPEND = "suspend"
     REINSTATE = "reinstate"
@@ -109,7 +109,7 @@ def retire(actor: str) -> StatusChange:
 
 
 class Effect(StrEnum):
-    """What an act does to one device."""
+    """The effect of an act on one device."""
 
     CHANGED = auto()
     UNCHANGED = auto()

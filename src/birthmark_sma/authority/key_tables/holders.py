@@ -43,7 +43,7 @@ class HoldersSql(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Exposure:
-    """Who is exposed if the keys of `tables` leak.
+    """The devices that are exposed if the keys of `tables` leak.
 
     `devices_by_shared` maps a number of tables, 1 to 3, to the number of devices that have so many
     of these tables. `devices_by_table` has the number of devices of each table.

@@ -20,7 +20,7 @@ from birthmark_sma.protocol.verdict import unknown_address
 
 
 class Opening(NamedTuple):
-    """What came of opening a submitted token."""
+    """The result of opening a submitted token."""
 
     submitted: Attempt
     attempt: Attempt
