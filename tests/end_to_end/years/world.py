@@ -6,10 +6,12 @@
 prints a report as JSON, and on stderr the events. It fails at the first picture that does not pass,
 and at the first step in which `sma doctor` is not content.
 
-**Content** means that `sma doctor` exits with 0: it has no warning. Its one exception is the step
-in which an operator has to act. There every warning names `sma ca rotate` or `sma ca roll-root`.
-The operator types the first command that is named and asks again, at most three times, until the
-doctor exits with 0. The clock stands meanwhile.
+**Content** means that `sma doctor` exits with 0, so it has no warning, and names no command for a
+CA. Its one exception is the step in which the operator acts. There each warning names
+`sma ca rotate` or `sma ca roll-root`, and nothing else may be wrong. The operator follows notes,
+too: the doctor notes that an intermediate has two years left, and docs/operate/certificates.md says
+to rotate then. The operator types the first command that is named and asks again, at most three
+times, until the doctor is content. The clock stands meanwhile.
 """
 
 import json
@@ -233,22 +235,25 @@ class World:
     # --- the operator
 
     def _consult_doctor(self) -> None:
+        """Type what the doctor names for a CA, until it names nothing. Then it is content."""
         for _ in range(3):
-            warnings = self._warnings()
-            if not warnings:
+            findings = self._examine()
+            acts = [act for each in findings if (act := _ACT.match(each["remedy"] or ""))]
+            bad = [each for each in findings if each["state"] in {"warning", "critical"}]
+            assert all(_ACT.match(each["remedy"] or "") for each in bad), bad
+            if not acts:
                 return
-            acts = [_ACT.match(each["remedy"] or "") for each in warnings]
-            assert all(acts), warnings
-            self._act(next(act[1] for act in acts if act is not None))
-        raise AssertionError(f"the doctor is not content: {self._warnings()}")
+            self._act(acts[0][1])
+        raise AssertionError(f"the doctor is not content: {self._examine()}")
 
-    def _warnings(self) -> list[dict[str, str]]:
+    def _examine(self) -> list[dict[str, str]]:
+        """Return the findings of `sma doctor`, whose exit code must agree with them."""
         ran = sma("doctor", "--json", environ=self._authority.environ | self._settings)
         self.report.doctor_runs += 1
-        findings = json.loads(ran.stdout)["findings"]
-        bad = [each for each in findings if each["state"] in {"warning", "critical"}]
-        assert (ran.returncode == 0) == (not bad), ran
-        return bad
+        findings: list[dict[str, str]] = json.loads(ran.stdout)["findings"]
+        is_bad = any(each["state"] in {"warning", "critical"} for each in findings)
+        assert (ran.returncode != 0) == is_bad, ran
+        return findings
 
     def _act(self, command: str) -> None:
         self.report.acts.append(f"day {self.day}: {command}")
