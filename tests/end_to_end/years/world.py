@@ -200,6 +200,14 @@ class World:
                 fleet.ask("picture")
         self._aggregation.validate()
         self._consult_doctor()
+        self._follow_roots()
+
+    def _follow_roots(self) -> None:
+        """Let the aggregation server trust new roots, and the app pin them in an update."""
+        before = set(self._aggregation.fingerprints)
+        self._aggregation.follow_roots()
+        if set(self._aggregation.fingerprints) - before:
+            self._to_update = [*self._fleets]
 
     def _happens(self) -> bool:
         return self._chance.random() < min(0.5, _RESTARTS * self._step_days / 7)
@@ -260,10 +268,6 @@ class World:
         tell(self.report.acts[-1])
         ran = sma(*command.split()[1:], "--yes", environ=self._authority.environ | self._settings)
         assert ran.returncode == 0, ran.stderr
-        before = self._aggregation.fingerprints
-        self._aggregation.follow_roots()
-        if self._aggregation.fingerprints != before:
-            self._to_update = [*self._fleets]
 
 
 def tell(line: str) -> None:
