@@ -38,6 +38,7 @@ class Aggregation:
         self._http = httpx2.Client(base_url=url, trust_env=False, timeout=30)
         self.roots = [x509.load_der_x509_certificate(self._get("/pki/root.crt"))]
         self._lists = IssuerCrls(url, root_lists={"/pki/root.crl": self.roots[0]})
+        self._roots_list = b""
         self._waiting: list[VerifiedBundle] = []
         self._taken: set[bytes] = set()
         self.pictures = 0
@@ -88,22 +89,27 @@ class Aggregation:
     def follow_roots(self) -> None:
         """Trust the roots that a trusted root vouches for, and forget those that have ended."""
         now = datetime.now(UTC)
-        listed = x509.load_pem_x509_certificates(self._verified_list())
+        content = self._get("/pki/roots.pem")
+        # Only a list that is new is verified: the root that has signed it may have ended since.
+        if content != self._roots_list:
+            self._roots_list = self._verified(content)
+        listed = x509.load_pem_x509_certificates(self._roots_list)
         known = {each.fingerprint(hashes.SHA256()): each for each in [*self.roots, *listed]}
         self.roots = [each for each in known.values() if each.not_valid_after_utc > now]
         self._lists.root_lists = {self._list_of(each): each for each in self.roots}
 
-    def _verified_list(self) -> bytes:
-        files = {name: self._folder / name for name in ("roots.pem", "roots.pem.p7s")}
-        for name, file in files.items():
-            file.write_bytes(self._get(f"/pki/{name}"))
+    def _verified(self, content: bytes) -> bytes:
+        """Return a list of roots as far as a trusted root has signed it, which is the whole."""
+        listed, signature = self._folder / "roots.pem", self._folder / "roots.pem.p7s"
+        listed.write_bytes(content)
+        signature.write_bytes(self._get("/pki/roots.pem.p7s"))
         pinned, trusted = self._folder / "pinned.pem", self._folder / "trusted.pem"
         pinned.write_bytes(b"".join(each.public_bytes(Encoding.PEM) for each in self.roots))
         given: list[str | Path] = [
             "-in",
-            files["roots.pem.p7s"],
+            signature,
             "-content",
-            files["roots.pem"],
+            listed,
             "-CAfile",
             pinned,
         ]
