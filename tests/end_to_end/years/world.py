@@ -1,6 +1,6 @@
 """The years of a fleet: authority, operator, cameras and an aggregation server under one clock.
 
-    python -m tests.end_to_end.years.world FOLDER DATABASE_URL CAMERAS STEP_DAYS SEED
+    python -m tests.end_to_end.years.world FOLDER DATABASE_URL CAMERAS YEARS STEP_DAYS SEED
 
 `test_years` starts this program under libfaketime, so that all its processes have one clock. It
 prints a report as JSON, and on stderr the events. It fails at the first picture that does not pass,
@@ -34,7 +34,6 @@ from tests.support.programs.faketime import FakeClock
 from tests.support.programs.fork_server import FORKING
 from tests.support.programs.running import Running, start
 
-YEARS = 12
 _DAY = timedelta(days=1)
 _IN_A_PROCESS = 10
 _KEYS = 50
@@ -56,7 +55,10 @@ class Report:
     acts: list[str] = field(default_factory=list)
     """The commands that the operator typed, each with its day."""
     restarts: Counter[str] = field(default_factory=Counter)
+    captured: int = 0
+    """The pictures that cameras took, all of which were in their queues before the first was sent."""
     pictures: int = 0
+    """The pictures that passed."""
     pictures_by_issuer: dict[str, int] = field(default_factory=dict)
     renewals: int = 0
     fewest_renewals: int = 0
@@ -156,9 +158,9 @@ class World:
         """The days since the beginning."""
         return (datetime.now(UTC) - self._began).days
 
-    def run(self) -> Report:
-        """Live until the end of the last year, and return the numbers."""
-        while self.day < YEARS * 365.25:
+    def run(self, years: int) -> Report:
+        """Live for some years, and return the numbers."""
+        while self.day < years * 365.25:
             self._step()
         seen = [each for fleet in self._fleets for each in fleet.certificates.values()]
         report = self.report
@@ -194,9 +196,11 @@ class World:
                 fleet.ask("settle")
         for fleet in self._fleets:
             bundles = chance.randint(1, len(fleet.cameras.serials)) if self._happens() else None
+            self.report.captured += len(fleet.cameras.serials)
             if not fleet.ask("picture", bundles=bundles):
                 self._note("cameras killed while they sent")
                 fleet.restart(kill=True)
+                self.report.captured += len(fleet.cameras.serials)
                 fleet.ask("picture")
         self._aggregation.validate()
         self._consult_doctor()
@@ -277,11 +281,10 @@ def tell(line: str) -> None:
 
 def main() -> None:
     """Live the years that the command line describes, and print the report as JSON."""
-    folder, database_url, cameras, step_days, seed = sys.argv[1:]
-    with closing(
-        World(Path(folder), database_url, int(cameras), int(step_days), int(seed))
-    ) as all_:
-        print(json.dumps(asdict(all_.run())))  # noqa: T201  the result of this program
+    folder, database_url, *numbers = sys.argv[1:]
+    cameras, years, step_days, seed = map(int, numbers)
+    with closing(World(Path(folder), database_url, cameras, step_days, seed)) as world:
+        print(json.dumps(asdict(world.run(years))))  # noqa: T201  the result of this program
 
 
 if __name__ == "__main__":
