@@ -56,7 +56,7 @@ class Report:
     """The commands that the operator typed, each with its day."""
     restarts: Counter[str] = field(default_factory=Counter)
     captured: int = 0
-    """The pictures that cameras took, all of which were in their queues before the first was sent."""
+    """The pictures that cameras took. All were in queues before the first was sent."""
     pictures: int = 0
     """The pictures that passed."""
     pictures_by_issuer: dict[str, int] = field(default_factory=dict)
