@@ -6,7 +6,7 @@ UV_VERSION := 0.13.8
 UV := $(PYTHON) checks/uv.py
 PORT ?= 8000
 
-.PHONY: setup setup-dev setup-browser setup-pgbouncer setup-tool-chains setup-verifiers setup-deployment-tools setup-ha run test test-ha faults soak check check-fast public-surface \
+.PHONY: setup setup-dev setup-browser setup-pgbouncer setup-tool-chains setup-verifiers setup-deployment-tools setup-clock setup-ha run test test-ha faults soak check check-fast public-surface \
   reference-pages docs demo bench bench-docs picture profile dist lock clean
 
 # `venv` without ensurepip exists on some Debian machines; pip then installs into it from outside.
@@ -81,6 +81,15 @@ setup-deployment-tools: ## what the tests read the files of deployments with: ng
 	    for package in *.deb; do dpkg -x "$$package" . || exit 1; done && rm -f *.deb; } >/dev/null 2>&1 || \
 	  { echo "Install nginx, promtool (Prometheus) and systemd-analyze (systemd)."; exit 1; }
 
+# Debian's, unpacked and not installed. Elsewhere install your system's libfaketime.
+CLOCK := .cache/clock
+setup-clock: ## libfaketime, with which a test moves the clock of whole programs through years
+	@ls /usr/lib/*/faketime/libfaketimeMT.so.1 $(CLOCK)/usr/lib/*/faketime/libfaketimeMT.so.1 2>/dev/null | grep -q . || \
+	  { rm -rf $(CLOCK) && mkdir -p $(CLOCK) && cd $(CLOCK) && \
+	    { apt-get download libfaketime || { apt-get update && apt-get download libfaketime; }; } && \
+	    dpkg -x libfaketime_*.deb . && rm -f *.deb; } >/dev/null 2>&1 || \
+	  { echo "Install libfaketime, your system's package."; exit 1; }
+
 # Patroni in a folder of its own, and Debian's etcd and HAProxy, unpacked and not installed, so that no service starts.
 HA := .cache/high-availability
 HA_PACKAGES := etcd-server haproxy liblua5.3-0 libopentracing-c-wrapper0 libopentracing1
@@ -104,7 +113,7 @@ demo: setup ## the whole story: a camera, a picture, an aggregation server, five
 # What could not be installed is missed by its own tests, and by no other. Without bytecode, hundreds of processes
 # would compile the same modules.
 test: setup-dev ## everything, on real parts; or T=tests/protocol K=replay for a part
-	$(if $(T),,-@$(MAKE) --no-print-directory -k setup-browser setup-pgbouncer setup-tool-chains setup-verifiers setup-deployment-tools)
+	$(if $(T),,-@$(MAKE) --no-print-directory -k setup-browser setup-pgbouncer setup-tool-chains setup-verifiers setup-deployment-tools setup-clock)
 	@PYTHONDONTWRITEBYTECODE= .venv/bin/python -m pytest -q $(if $(T),$(T),-n auto --dist worksteal) \
 	  $(if $(K),-k "$(K)")
 
@@ -122,6 +131,7 @@ faults: setup-dev ## sixty faults of databases, servers and clients under load, 
 	@PYTHONDONTWRITEBYTECODE= .venv/bin/python -m tests.faults --only "$(ONLY)"
 
 soak: setup-dev ## what chance decides, many times: kills, doors, rotations, a large fleet; half an hour
+	-@$(MAKE) --no-print-directory setup-clock
 	@BIRTHMARK_SOAK=1 .venv/bin/python -m pytest -q -n auto -m soak --timeout 1800
 	@BIRTHMARK_SOAK=1 .venv/bin/python -m pytest -q -s -m measured --timeout 1800 tests/end_to_end
 	@BIRTHMARK_SOAK=1 .venv/bin/python -m pytest -q -s --timeout 1800 tests/integration/simulation/test_fleet.py -k none_is_lost

@@ -132,6 +132,7 @@ def test_every_dependency_is_on_its_page() -> None:
         "nginx",
         "promtool",
         "systemd-analyze",
+        "libfaketime",
         *npm,
         *vendored,
     }

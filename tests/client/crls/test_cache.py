@@ -96,6 +96,8 @@ class Time:
     def __init__(self) -> None:
         self.begun = datetime.now(UTC)
         self.passed = 0.0
+        self.slept = 0.0
+        """Seconds that the monotonic clock did not count."""
 
     def __call__(self, seconds: float) -> None:
         self.passed += seconds
@@ -106,7 +108,9 @@ def go_by(monkeypatch: pytest.MonkeyPatch) -> Time:
     """Let time go by."""
     clock = Time()
     monkeypatch.setattr(cache, "_seconds", lambda: 1_000.0 + clock.passed)
-    monkeypatch.setattr(cache, "_now", lambda: clock.begun + timedelta(seconds=clock.passed))
+    monkeypatch.setattr(
+        cache, "_now", lambda: clock.begun + timedelta(seconds=clock.passed + clock.slept)
+    )
     return clock
 
 
@@ -156,6 +160,20 @@ def test_next_update_is_honoured(opened: Open, go_by: Time) -> None:
         assert get().crl.number == 7
         go_by(2)
         assert get().crl.number == 8
+
+
+def test_a_list_that_ended_while_the_machine_slept(opened: Open, go_by: Time) -> None:
+    """It is fetched at once, although the monotonic clock counts no time. Failures get pauses."""
+    with Serving(listing(7), status(503), listing(8)) as server:
+        get = opened(server.address)
+        assert get().crl.number == 7
+        go_by.slept = 3_601
+        assert get().stale
+        assert get().stale
+        assert len(server.visits) == 2
+        go_by(60)
+        cached = get()
+    assert (cached.crl.number, cached.stale, cached.trouble) == (8, False, None)
 
 
 def status(code: int, **headers: str) -> Behaviour:

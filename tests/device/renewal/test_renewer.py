@@ -317,11 +317,15 @@ def fingerprint(certificate: x509.Certificate) -> str:
 
 @pytest.mark.parametrize("pinned", ["nothing", "the old root", "the new root", "both roots"])
 def test_a_new_root(
-    cameras: Cameras, authority: RenewingAuthority, time: Time, due: Due, pinned: str
+    cameras: Cameras,
+    authority: RenewingAuthority,
+    due: Due,
+    pinned: str,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     """The pin of the app decides. Without a pin, the authority's URL is trusted as at first."""
     old = authority.ca.root
-    new = make_ca(CaKeyType.EC_P384, now=time.now - timedelta(days=1))
+    new = make_ca(CaKeyType.EC_P384, now=cameras.time.now - timedelta(days=1))
     marks = {"the old root": fingerprint(old), "the new root": fingerprint(new.root)}
     pins = (
         marks.values()
@@ -335,13 +339,15 @@ def test_a_new_root(
     left = camera.renew_if_due()
     accepted = pinned != "the old root"
     assert (cameras.kept().renewal is None) == accepted
+    # At the usual level of logs: somebody has to act.
+    assert ("update the app so that it pins both" in caplog.text) != accepted
     if not accepted:
         # An update of the app names the new root.
         camera.close()
         enrolment = Enrolment(URL, "camera-7", "Test", root_fingerprint=fingerprint(new.root))
         camera = cameras.start(enrolment=enrolment)
         assert left is not None
-        time.advance(seconds=left)
+        cameras.time.advance(seconds=left)
         camera.renew_if_due()
     cameras.judge(camera.capture(b"picture"))
 

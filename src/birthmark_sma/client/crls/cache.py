@@ -180,8 +180,12 @@ class _Keeper(Generic[L]):
         return self._crl is None
 
     def is_due(self) -> bool:
-        """Return True if the next fetch may start."""
-        return _seconds() >= self._due
+        """Return True if the next fetch may start.
+
+        A list that ended since a good fetch is due at once. The monotonic clock does not show that
+        if the machine slept meanwhile or its clock was set.
+        """
+        return _seconds() >= self._due or (not self._failures and self.is_stale())
 
     def is_stale(self) -> bool:
         """Return True if there is no cached list or its `nextUpdate` has passed."""

@@ -42,6 +42,8 @@ class Kind(Enum):
     DONE = "done"
     AWAY = "away"
     """No usable response: try again later."""
+    UNUSABLE = "unusable"
+    """A response that the camera must not use, for example under a root that is not pinned."""
     TIME = "renewal-time-refused"
     """The camera's clock is more than 5 minutes off."""
     NOT_ACTIVE = "device-not-active"

@@ -41,6 +41,7 @@ FILE = "renewal.json"
 _HOUR = 3_600.0
 _PAUSES = {
     Kind.AWAY: (SHORTEST_SECONDS, _HOUR),
+    Kind.UNUSABLE: (SHORTEST_SECONDS, _HOUR),
     Kind.TIME: (SHORTEST_SECONDS, 6 * _HOUR),
     Kind.NOT_ACTIVE: (LONGEST_SECONDS, LONGEST_SECONDS),
     Kind.OTHER_REQUEST: (_HOUR, LONGEST_SECONDS),
@@ -50,6 +51,11 @@ _PAUSES = {
 """The first and the longest pause in seconds after a response without a certificate."""
 _SENTENCES = {
     Kind.AWAY: (logging.INFO, "The authority gave no usable response to a renewal (%s)."),
+    Kind.UNUSABLE: (
+        logging.WARNING,
+        "The certificate is not renewed, because the authority's response cannot be used: %s. The"
+        " camera tries again. After the change to a new root, update the app so that it pins both.",
+    ),
     Kind.TIME: (
         logging.WARNING,
         "The certificate is not renewed, because the camera's clock is wrong. Set the clock. The"
@@ -212,7 +218,7 @@ class Renewer:
             try:
                 renewed = messages.read_response(identity, pending, result.content)
             except UnusableAnswerError as error:
-                result = Result(Kind.AWAY, str(error))
+                result = Result(Kind.UNUSABLE, str(error))
             else:
                 if self._options.supersede:
                     old = Predecessor(identity.device_certificate, pending, identity.private_key)

@@ -60,6 +60,7 @@ _SUCCESSOR = {
     " expires",
     CaRole.INTERMEDIATE: "Type sma ca rotate: once it has expired, no device can be provisioned",
 }
+_NEW_ROOT_FIRST = "Type sma ca roll-root: it replaces this intermediate, too"
 _MOST_COUNTED = 10_000
 _TLS_TERM = _Term(warning=21 * _DAY, critical=3 * _DAY)
 _OVERLAP_WARNING = timedelta(days=7)
@@ -75,12 +76,18 @@ def check_ca(database: Database, now: datetime) -> Iterator[Finding]:
         cas = [OpenCa(each, each.load()) for each in ca_store.list_cas(connection)]
         devices = ca_store.count_devices_under(connection)
     prepared = [ca for ca in cas if ca.stored.state is CaState.PREPARED]
+    root_ends_soon = any(
+        ca.stored.role is CaRole.ROOT
+        and ca.state_at(now) is CaState.ACTIVE
+        and _CA_TERMS[CaRole.ROOT].judge(ca.certificate.not_valid_after_utc, now) is not State.WELL
+        for ca in cas
+    )
     for ca in cas:
         if ca.stored.role is CaRole.CROSS:
             continue  # it ends with the root that it certifies or with the one that signed it
         match ca.state_at(now):
             case CaState.ACTIVE:
-                yield _check_active(ca, prepared, now)
+                yield _check_active(ca, prepared, now, root_ends_soon=root_ends_soon)
             case CaState.COMPROMISED if number := devices.get(ca.name, 0):
                 yield warning(
                     f"{counted(number, 'device has', 'devices have')} certificates under {ca.name},"
@@ -93,12 +100,16 @@ def check_ca(database: Database, now: datetime) -> Iterator[Finding]:
                 yield ok(f"{ca.name} is {state.value}. It {validity}", f"{ca.name} CA")
 
 
-def _check_active(ca: OpenCa, prepared: Sequence[OpenCa], now: datetime) -> Finding:
+def _check_active(
+    ca: OpenCa, prepared: Sequence[OpenCa], now: datetime, *, root_ends_soon: bool
+) -> Finding:
     role = ca.stored.role
     end = ca.certificate.not_valid_after_utc
     state = _CA_TERMS[role].judge(end, now)
     sentence = f"The certificate of the {role} {_validity(end, now)}"
     name = f"{ca.name} CA"
+    # An intermediate never outlives its root, and a new root brings an intermediate of its own.
+    remedy = _NEW_ROOT_FIRST if root_ends_soon and role is CaRole.INTERMEDIATE else _SUCCESSOR[role]
     successors = [
         each
         for each in prepared
@@ -110,10 +121,10 @@ def _check_active(ca: OpenCa, prepared: Sequence[OpenCa], now: datetime) -> Find
         prepared_state = State.NOTED if state is State.WARNING else state
         return Finding(prepared_state, name, f"{sentence}. A successor is prepared", do)
     if state is not State.WELL:
-        return Finding(state, name, sentence, _SUCCESSOR[role])
+        return Finding(state, name, sentence, remedy)
     if role is CaRole.INTERMEDIATE and end - now < profiles.DEVICE.validity:
         early = "A device certificate cannot be valid longer than this CA, so it expires early"
-        return info(f"{sentence}. {early}", "Type sma ca rotate", name=name)
+        return info(f"{sentence}. {early}", remedy, name=name)
     return ok(sentence, name)
 
 
