@@ -86,7 +86,7 @@ __all__ = [
     "verdict",
 ]
 
-MIGRATIONS = Path(schema.__file__).parent / "migrations"
+MIGRATIONS = Path(schema.__file__).parents[1] / "migrations"
 
 
 def make_application(settings: Settings) -> Application:
