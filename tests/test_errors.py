@@ -4,23 +4,34 @@ import inspect
 import subprocess
 import sys
 from enum import Enum
+from importlib import import_module
+from pkgutil import iter_modules
 
 import pytest
 
 from birthmark_sma import errors
 from birthmark_sma.errors import BirthmarkError
 
-CLASSES = [
-    member
-    for _, member in inspect.getmembers(errors, inspect.isclass)
-    if member.__module__ == errors.__name__ and not issubclass(member, Enum)
+MODULES = [
+    import_module(each.name) for each in iter_modules(errors.__path__, "birthmark_sma.errors.")
 ]
+DEFINED = {
+    name: member
+    for module in MODULES
+    for name, member in inspect.getmembers(module, inspect.isclass)
+    if member.__module__ == module.__name__
+}
+CLASSES = [each for each in DEFINED.values() if not issubclass(each, Enum)]
 WITHOUT_ARGUMENTS = [
     each
     for each in CLASSES
     if "__init__" in vars(each)
     and all(p.default is not p.empty for p in inspect.signature(each).parameters.values())
 ]
+
+
+def test_the_package_exports_every_error() -> None:
+    assert {name: getattr(errors, name) for name in errors.__all__} == DEFINED
 
 
 @pytest.mark.parametrize("error", CLASSES, ids=lambda each: each.__name__)

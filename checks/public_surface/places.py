@@ -86,7 +86,7 @@ __all__ = [
     "verdict",
 ]
 
-MIGRATIONS = Path(schema.__file__).parent / "migrations"
+MIGRATIONS = Path(schema.__file__).parents[1] / "migrations"
 
 
 def make_application(settings: Settings) -> Application:
@@ -121,7 +121,7 @@ def respond_to(error: Exception) -> JSONResponse:
 
 
 def make_request_errors() -> dict[str, Exception]:
-    """Return an error for each problem that has no class in errors.py."""
+    """Return an error for each problem that has no class in errors/."""
     made: dict[str, Exception] = {
         each.slug: problems.RequestError(each.slug, "")
         for each in (*problems.TABLE, *problems.OF_CONNECTIONS)

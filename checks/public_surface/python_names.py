@@ -49,7 +49,7 @@ def collect_python_names() -> dict[str, Any]:
 
 
 def collect_errors() -> dict[str, Any]:
-    """Return bases, signature, attributes, methods and exit code of every class of errors.py."""
+    """Return bases, signature, attributes, methods and exit code of every class of errors/."""
     found = {}
     for name, error in list_errors().items():
         made = make_error(error)

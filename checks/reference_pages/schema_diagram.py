@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from html import escape
+from itertools import chain
 
 from sqlalchemy import Table
 
@@ -91,10 +92,10 @@ def render() -> str:
 
 def list_references() -> Iterator[tuple[str, str, bool]]:
     """Yield each reference as column, referenced column, and whether it is logical only."""
-    for of in places.schema.metadata.tables.values():
-        for column in of.columns:
+    for name in chain.from_iterable(GROUPS.values()):
+        for column in places.schema.metadata.tables[name].columns:
             for key in column.foreign_keys:
-                yield f"{of.name}.{column.name}", key.target_fullname, False
+                yield f"{name}.{column.name}", key.target_fullname, False
     for source, target in LOGICAL:
         yield source, target, True
 

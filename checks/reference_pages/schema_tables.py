@@ -4,6 +4,7 @@ import ast
 import inspect
 import re
 import tomllib
+from itertools import pairwise
 from pathlib import Path
 
 from sqlalchemy import Column, Index, Table
@@ -19,6 +20,7 @@ COLUMNS: dict[str, dict[str, str]] = tomllib.loads(
     Path(__file__).with_name("columns.toml").read_text(encoding="utf-8")
 )
 """Table to column to what the column holds."""
+_SOURCES = sorted(Path(inspect.getfile(places.schema)).parent.glob("*.py"))
 
 
 def render() -> str:
@@ -68,11 +70,9 @@ def _index(index: Index) -> str:
 
 
 def _purpose(name: str) -> str:
-    """Return the first paragraph of the string below a table's definition in schema.py."""
-    source = Path(inspect.getfile(places.schema)).read_text(encoding="utf-8")
-    body = ast.parse(source).body
-    for index, node in enumerate(body[:-1]):
-        below = body[index + 1]
+    """Return the first paragraph of the string below a table's definition in storage/schema/."""
+    body = [node for file in _SOURCES for node in ast.parse(file.read_text("utf-8")).body]
+    for node, below in pairwise(body):
         if (
             isinstance(node, ast.Assign)
             and isinstance(node.targets[0], ast.Name)

@@ -13,7 +13,7 @@ from birthmark_sma.authority.validation.store_postgresql import PostgresqlStore
 from birthmark_sma.authority.validation.store_sqlite import SqliteStore
 from birthmark_sma.protocol.verdict import Reason
 from birthmark_sma.storage.portable_sql import choose
-from birthmark_sma.storage.schema import validation_history
+from birthmark_sma.storage.schema.validations import validation_history
 
 
 class AuditWriter:

@@ -7,8 +7,8 @@ from sqlalchemy import select
 
 from birthmark_sma.authority.devices.activity import most_active
 from birthmark_sma.storage.engine import Database
-from birthmark_sma.storage.schema import (
-    device_activity,
+from birthmark_sma.storage.schema.activity import device_activity
+from birthmark_sma.storage.schema.validations import (
     repeat_counters,
     resubmitted_tokens,
     sighted_tokens,

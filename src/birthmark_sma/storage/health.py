@@ -10,7 +10,8 @@ from pathlib import Path
 from sqlalchemy import Connection, func, inspect, literal_column, select, table, text
 
 from birthmark_sma.storage.partitions import UNFORESEEN
-from birthmark_sma.storage.schema import metadata, validation_counters
+from birthmark_sma.storage.schema import metadata
+from birthmark_sma.storage.schema.validations import validation_counters
 
 _DAMAGES_TOLD = 3
 

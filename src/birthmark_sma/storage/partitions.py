@@ -16,7 +16,7 @@ from sqlalchemy import Connection, TableClause, column, delete, insert, select, 
 
 from birthmark_sma.storage.locks import AdvisoryLock, wait_for_lock
 from birthmark_sma.storage.portable_sql import UtcDateTime
-from birthmark_sma.storage.schema import validation_history
+from birthmark_sma.storage.schema.validations import validation_history
 
 DAYS_AHEAD = 7
 UNFORESEEN = "validation_history_unforeseen"

@@ -2,7 +2,7 @@
 
 `web.problem_documents` makes the response to an error from it, `web.transport.protocol` the
 response to a request that the application never receives, and `web.api.openapi` the documentation
-of the statuses. The errors of a request that have no class in errors.py are here, too.
+of the statuses. The errors of a request that have no class in errors/ are here, too.
 """
 
 from collections.abc import Mapping, Sequence
@@ -65,7 +65,7 @@ class UnknownAddressProblem(ProblemDocument):
     error: str
 
 
-# --- the errors that have no class in errors.py
+# --- the errors that have no class in errors/
 
 
 class RequestError(Exception):

@@ -14,7 +14,8 @@ from birthmark_sma.authority.kek.wrapping import open_stored_secrets
 from birthmark_sma.config import Settings, load_settings
 from birthmark_sma.protocol.key_table import PROTOTYPE_SIZES
 from birthmark_sma.storage.engine import open_database
-from birthmark_sma.storage.schema import key_tables, registered_devices
+from birthmark_sma.storage.schema.devices import registered_devices
+from birthmark_sma.storage.schema.key_tables import key_tables
 from tests.end_to_end.conftest import Start
 from tests.support.cameras.camera import Camera
 from tests.support.cameras.published_camera import PublishedCamera

@@ -14,7 +14,7 @@ from birthmark_sma.errors import DatabaseUnavailableError
 from birthmark_sma.storage import postgresql_driver
 from birthmark_sma.storage.engine import Database, open_database
 from birthmark_sma.storage.postgresql import arrays
-from birthmark_sma.storage.schema import validation_counters
+from birthmark_sma.storage.schema.validations import validation_counters
 
 INTEGERS = st.integers(-(2**31), 2**31 - 1)
 # PostgreSQL's text has no NUL.

@@ -14,7 +14,8 @@ from birthmark_sma.authority.validation.records import AuditRow
 from birthmark_sma.protocol.verdict import Reason
 from birthmark_sma.storage.engine import Database
 from birthmark_sma.storage.portable_sql import UtcDateTime
-from birthmark_sma.storage.schema import authority, revoked_certificates
+from birthmark_sma.storage.schema.authority import authority
+from birthmark_sma.storage.schema.certificates import revoked_certificates
 from tests.support.audit_rows import append_rows
 from tests.support.authorities import execute, rows_of
 

@@ -12,7 +12,8 @@ from birthmark_sma.authority.key_tables import store as key_table_store
 from birthmark_sma.authority.key_tables.device_keys import current_keys
 from birthmark_sma.authority.key_tables.epochs import TableState
 from birthmark_sma.storage.engine import Database
-from birthmark_sma.storage.schema import earlier_table_keys, registered_devices
+from birthmark_sma.storage.schema.devices import registered_devices
+from birthmark_sma.storage.schema.key_tables import earlier_table_keys
 from tests.support.cameras.camera import Camera
 
 MONTH = timedelta(days=30)

@@ -5,7 +5,7 @@ from dataclasses import asdict
 from sqlalchemy import Connection, insert
 
 from birthmark_sma.authority.ca.store import Revocation
-from birthmark_sma.storage.schema import revoked_certificates
+from birthmark_sma.storage.schema.certificates import revoked_certificates
 
 
 def add_revocation(transaction: Connection, revocation: Revocation) -> None:

@@ -9,7 +9,7 @@ from datetime import datetime
 
 from sqlalchemy import Connection, delete, insert, select, update
 
-from birthmark_sma.storage.schema import dashboard_sessions
+from birthmark_sma.storage.schema.access import dashboard_sessions
 
 _columns = dashboard_sessions.c
 

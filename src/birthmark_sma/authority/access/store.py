@@ -14,7 +14,8 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, insert, or_, select, update
 
-from birthmark_sma.storage.schema import access_keys, authority
+from birthmark_sma.storage.schema.access import access_keys
+from birthmark_sma.storage.schema.authority import authority
 
 _columns = access_keys.c
 

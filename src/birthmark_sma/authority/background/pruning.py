@@ -27,10 +27,8 @@ from sqlalchemy import (
 
 from birthmark_sma.storage.partitions import Partition
 from birthmark_sma.storage.portable_sql import choose
-from birthmark_sma.storage.schema import (
-    busiest_devices,
-    device_activity,
-    device_flags,
+from birthmark_sma.storage.schema.activity import busiest_devices, device_activity, device_flags
+from birthmark_sma.storage.schema.validations import (
     repeat_counters,
     validation_counters,
     validation_history,

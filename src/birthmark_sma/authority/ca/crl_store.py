@@ -17,7 +17,8 @@ from sqlalchemy import Connection, bindparam, delete, func, or_, select, update
 from birthmark_sma.authority.ca.store import REVOKED, Revocation
 from birthmark_sma.storage.engine import Database
 from birthmark_sma.storage.portable_sql import insert_or_skip
-from birthmark_sma.storage.schema import authority, published_crls, revoked_certificates
+from birthmark_sma.storage.schema.authority import authority
+from birthmark_sma.storage.schema.certificates import published_crls, revoked_certificates
 
 _KEPT = 3  # a process that has just read the newest number must still find its CRL
 _CHUNK = 1_000  # entries that are read at a time

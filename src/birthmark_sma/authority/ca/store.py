@@ -15,12 +15,9 @@ from sqlalchemy import Connection, delete, func, insert, select, update
 
 from birthmark_sma.errors import NotInitialisedError
 from birthmark_sma.storage.engine import Database
-from birthmark_sma.storage.schema import (
-    authority,
-    ca_certificates,
-    registered_devices,
-    revoked_certificates,
-)
+from birthmark_sma.storage.schema.authority import authority, ca_certificates
+from birthmark_sma.storage.schema.certificates import revoked_certificates
+from birthmark_sma.storage.schema.devices import registered_devices
 
 FIRST_ROOT = "root"
 FIRST_INTERMEDIATE = "intermediate"

@@ -15,7 +15,8 @@ from sqlalchemy import ColumnElement, Connection, and_, func, or_, select, updat
 
 from birthmark_sma.storage.locks import AdvisoryLock, wait_for_lock
 from birthmark_sma.storage.portable_sql import insert_or_update, is_any_of
-from birthmark_sma.storage.schema import device_flags, registered_devices
+from birthmark_sma.storage.schema.activity import device_flags
+from birthmark_sma.storage.schema.devices import registered_devices
 
 _flags = device_flags.c
 

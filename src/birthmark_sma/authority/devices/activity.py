@@ -18,7 +18,7 @@ from typing import NamedTuple
 from sqlalchemy import Connection, delete, func, select
 
 from birthmark_sma.storage.portable_sql import insert_or_skip, is_any_of
-from birthmark_sma.storage.schema import busiest_devices, device_activity
+from birthmark_sma.storage.schema.activity import busiest_devices, device_activity
 
 LISTED = 25
 """The number of devices on a day's list. It is more than any page shows, because of ties."""

@@ -34,8 +34,8 @@ from birthmark_sma.storage.portable_sql import (
     insert_from_select,
     is_any_of,
 )
-from birthmark_sma.storage.schema import earlier_certificates, revoked_certificates
-from birthmark_sma.storage.schema import registered_devices as devices
+from birthmark_sma.storage.schema.certificates import earlier_certificates, revoked_certificates
+from birthmark_sma.storage.schema.devices import registered_devices as devices
 
 _earlier = earlier_certificates.c
 _revoked = revoked_certificates.c

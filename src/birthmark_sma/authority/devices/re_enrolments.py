@@ -15,7 +15,7 @@ from birthmark_sma.errors import DeviceStatusError
 from birthmark_sma.protocol.verdict import DeviceStatus
 from birthmark_sma.storage.engine import Database
 from birthmark_sma.storage.portable_sql import database_time, insert_or_update
-from birthmark_sma.storage.schema import re_enrolments
+from birthmark_sma.storage.schema.devices import re_enrolments
 
 _table = re_enrolments.c
 

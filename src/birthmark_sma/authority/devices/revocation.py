@@ -27,8 +27,8 @@ from birthmark_sma.protocol.verdict import DeviceStatus
 from birthmark_sma.storage.engine import Database
 from birthmark_sma.storage.outages.deadlines import LONG_SECONDS, USUAL_SECONDS
 from birthmark_sma.storage.portable_sql import database_time, is_any_of
-from birthmark_sma.storage.schema import registered_devices as devices
-from birthmark_sma.storage.schema import revoked_certificates as revoked
+from birthmark_sma.storage.schema.certificates import revoked_certificates as revoked
+from birthmark_sma.storage.schema.devices import registered_devices as devices
 
 _NAMED = 5  # serials that an error message lists
 _CHUNK = 1_000  # devices of one statement: SQLite takes a bounded number of parameters

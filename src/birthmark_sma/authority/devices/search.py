@@ -13,8 +13,10 @@ from sqlalchemy import ColumnElement, Connection, func, or_, select
 from birthmark_sma.authority.devices.abuse_flags import FlagMode
 from birthmark_sma.pki.names import fold
 from birthmark_sma.protocol.verdict import DeviceStatus
-from birthmark_sma.storage.schema import OUT_OF_ORDER, device_flags, earlier_certificates
-from birthmark_sma.storage.schema import registered_devices as devices
+from birthmark_sma.storage.schema.activity import device_flags
+from birthmark_sma.storage.schema.certificates import earlier_certificates
+from birthmark_sma.storage.schema.devices import OUT_OF_ORDER
+from birthmark_sma.storage.schema.devices import registered_devices as devices
 
 _LAST_CHARACTER = "\U0010ffff"  # upper bound of a prefix: no serial has it, it is not printable
 

@@ -32,14 +32,9 @@ from birthmark_sma.authority.devices import store_postgresql, store_sqlite
 from birthmark_sma.pki.names import fold
 from birthmark_sma.protocol.verdict import DeviceStatus
 from birthmark_sma.storage.portable_sql import choose, insert_or_update, is_any_of
-from birthmark_sma.storage.schema import (
-    OUT_OF_ORDER,
-    device_family_counters,
-    earlier_certificates,
-    re_enrolments,
-    revoked_certificates,
-)
-from birthmark_sma.storage.schema import registered_devices as devices
+from birthmark_sma.storage.schema.certificates import earlier_certificates, revoked_certificates
+from birthmark_sma.storage.schema.devices import OUT_OF_ORDER, device_family_counters, re_enrolments
+from birthmark_sma.storage.schema.devices import registered_devices as devices
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from sqlalchemy import ColumnElement, Connection, any_, literal, text
 from birthmark_sma.storage.locks import AdvisoryLock
 from birthmark_sma.storage.postgresql.arrays import TRUE, ColumnArrays
 from birthmark_sma.storage.postgresql_driver import NamedStatement
-from birthmark_sma.storage.schema import registered_devices as devices
+from birthmark_sma.storage.schema.devices import registered_devices as devices
 
 _COLUMNS = ColumnArrays(devices, [each.name for each in devices.columns])
 _INSERT = NamedStatement(

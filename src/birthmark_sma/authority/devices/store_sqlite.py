@@ -10,7 +10,8 @@ from typing import Any
 from sqlalchemy import Column, ColumnElement, Connection, bindparam, exists, func, or_, select
 
 from birthmark_sma.storage.portable_sql import insert_or_skip
-from birthmark_sma.storage.schema import earlier_certificates, registered_devices
+from birthmark_sma.storage.schema.certificates import earlier_certificates
+from birthmark_sma.storage.schema.devices import registered_devices
 
 _devices = registered_devices.c
 

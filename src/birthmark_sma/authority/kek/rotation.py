@@ -41,7 +41,7 @@ from birthmark_sma.errors import (
 )
 from birthmark_sma.storage.engine import Database
 from birthmark_sma.storage.locks import AdvisoryLock, only_one
-from birthmark_sma.storage.schema import earlier_table_keys, key_tables
+from birthmark_sma.storage.schema.key_tables import earlier_table_keys, key_tables
 
 FOLLOWING_SECONDS = 4.0
 """Both keys exist for at least this time, so that running servers, which poll for a new key twice a

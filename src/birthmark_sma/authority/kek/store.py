@@ -11,7 +11,7 @@ from datetime import datetime
 from sqlalchemy import Connection, delete, insert, select, update
 
 from birthmark_sma.storage.portable_sql import insert_or_skip
-from birthmark_sma.storage.schema import key_encryption_keys as table
+from birthmark_sma.storage.schema.authority import key_encryption_keys as table
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,8 @@ from sqlalchemy import Connection, Table, bindparam, delete, func, inspect, sele
 
 from birthmark_sma.protocol.key_table import TableSizes
 from birthmark_sma.storage.portable_sql import insert_or_skip, is_any_of
-from birthmark_sma.storage.schema import authority, earlier_table_keys, key_tables
+from birthmark_sma.storage.schema.authority import authority
+from birthmark_sma.storage.schema.key_tables import earlier_table_keys, key_tables
 
 
 @dataclass(frozen=True, slots=True)

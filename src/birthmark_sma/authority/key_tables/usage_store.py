@@ -14,14 +14,13 @@ from sqlalchemy.sql.dml import Insert
 
 from birthmark_sma.protocol.verdict import Verdict
 from birthmark_sma.storage.portable_sql import choose, insert_or_skip, insert_or_update
-from birthmark_sma.storage.schema import (
+from birthmark_sma.storage.schema.devices import registered_devices
+from birthmark_sma.storage.schema.key_tables import (
     key_table_counting,
     key_table_figures,
     key_tables,
-    registered_devices,
-    validation_counters,
-    validation_history,
 )
+from birthmark_sma.storage.schema.validations import validation_counters, validation_history
 
 _counting = key_table_counting.c
 _figures = key_table_figures.c

@@ -16,7 +16,7 @@ from birthmark_sma.protocol.verdict import DeviceStatus
 from birthmark_sma.storage.engine import Database
 from birthmark_sma.storage.outages.retries import retry
 from birthmark_sma.storage.portable_sql import is_any_of
-from birthmark_sma.storage.schema import revoked_certificates
+from birthmark_sma.storage.schema.certificates import revoked_certificates
 
 GOOD = CertificateStatus(Status.GOOD)
 _UNSPECIFIED = "unspecified"

@@ -30,7 +30,8 @@ from sqlalchemy import Connection, func, select
 from birthmark_sma.authority.kek.store import KekRecord
 from birthmark_sma.errors import BackupError
 from birthmark_sma.runtime.secret_files import write_private_file
-from birthmark_sma.storage.schema import metadata, validation_history
+from birthmark_sma.storage.schema import metadata
+from birthmark_sma.storage.schema.validations import validation_history
 
 Progress = Callable[[int, int | None], None]
 """Called with the work done and the total (None if unknown), in bytes or steps."""

@@ -12,7 +12,7 @@ from typing import Any
 from sqlalchemy import Connection, Select, bindparam, delete, func, select, update
 
 from birthmark_sma.storage.portable_sql import insert_or_skip, is_any_of
-from birthmark_sma.storage.schema import idempotent_responses as responses
+from birthmark_sma.storage.schema.devices import idempotent_responses as responses
 
 
 @dataclass(frozen=True, slots=True)

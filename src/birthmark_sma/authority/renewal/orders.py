@@ -18,8 +18,8 @@ from birthmark_sma.protocol.verdict import DeviceStatus
 from birthmark_sma.storage.engine import Database
 from birthmark_sma.storage.outages.deadlines import LONG_SECONDS
 from birthmark_sma.storage.portable_sql import database_time
-from birthmark_sma.storage.schema import registered_devices as devices
-from birthmark_sma.storage.schema import renewal_orders
+from birthmark_sma.storage.schema.certificates import renewal_orders
+from birthmark_sma.storage.schema.devices import registered_devices as devices
 
 _table = renewal_orders.c
 _renewed_at = devices.c.certificate_renewed_at

@@ -15,7 +15,11 @@ from birthmark_sma.authority.validation.records import floor_to_minute
 from birthmark_sma.protocol.replay import Repeat
 from birthmark_sma.protocol.verdict import Reason, Verdict
 from birthmark_sma.storage.portable_sql import truncate_to_hour
-from birthmark_sma.storage.schema import repeat_counters, running_totals, validation_counters
+from birthmark_sma.storage.schema.validations import (
+    repeat_counters,
+    running_totals,
+    validation_counters,
+)
 
 Minutes: TypeAlias = dict[datetime, Counter[Verdict]]
 """The number of each verdict, by the start of the minute (UTC)."""

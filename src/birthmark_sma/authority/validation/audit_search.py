@@ -19,8 +19,8 @@ from sqlalchemy import ColumnElement, Connection, and_, func, or_, select
 from birthmark_sma.authority.validation.records import floor_to_minute
 from birthmark_sma.protocol.replay import Repeat
 from birthmark_sma.protocol.verdict import Reason, Verdict
-from birthmark_sma.storage.schema import repeat_counters, validation_counters
-from birthmark_sma.storage.schema import validation_history as history
+from birthmark_sma.storage.schema.validations import repeat_counters, validation_counters
+from birthmark_sma.storage.schema.validations import validation_history as history
 
 SECONDS = 0.06
 """The default time limit of a search, in seconds. It is checked after each time window."""

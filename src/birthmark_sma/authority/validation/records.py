@@ -19,7 +19,7 @@ from birthmark_sma.protocol.key_derivation import NORMATIVE, Derivation
 from birthmark_sma.protocol.replay import Repeat
 from birthmark_sma.protocol.verdict import DeviceStatus, Reason, Verdict
 from birthmark_sma.storage.group_commit import Batch
-from birthmark_sma.storage.schema import validation_history as history
+from birthmark_sma.storage.schema.validations import validation_history as history
 
 
 class Attempt(NamedTuple):

@@ -28,7 +28,11 @@ from birthmark_sma.authority.validation.records import Attempt, LedgerEntry, Val
 from birthmark_sma.authority.validation.store import ValidationStore
 from birthmark_sma.protocol.replay import Repeat, SeenToken, classify, without_first_sights
 from birthmark_sma.storage.portable_sql import insert_or_skip
-from birthmark_sma.storage.schema import lost_answers, resubmitted_tokens, sighted_tokens
+from birthmark_sma.storage.schema.validations import (
+    lost_answers,
+    resubmitted_tokens,
+    sighted_tokens,
+)
 
 _NOBODY = ""
 _DOUBTFUL_NANOSECONDS = 1_000_000_000

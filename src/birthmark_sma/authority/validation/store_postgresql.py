@@ -35,7 +35,11 @@ from birthmark_sma.storage.postgresql.arrays import (
     parse_integer_array,
 )
 from birthmark_sma.storage.postgresql_driver import NamedStatement
-from birthmark_sma.storage.schema import resubmitted_tokens, sighted_tokens, validation_history
+from birthmark_sma.storage.schema.validations import (
+    resubmitted_tokens,
+    sighted_tokens,
+    validation_history,
+)
 
 _WRITERS = 1 << 15  # the non-negative values of the column's type, smallint
 _first_seen_at = sighted_tokens.c.first_seen_at

@@ -25,7 +25,7 @@ from birthmark_sma.authority.validation.records import (
 from birthmark_sma.protocol.replay import SeenToken
 from birthmark_sma.protocol.verdict import DeviceStatus
 from birthmark_sma.storage.portable_sql import UtcDateTime, as_sqlite_text
-from birthmark_sma.storage.schema import sighted_tokens, validation_history
+from birthmark_sma.storage.schema.validations import sighted_tokens, validation_history
 
 _WRITERS = 1 << 15  # the non-negative values of the column's type, smallint
 _first_seen_at = sighted_tokens.c.first_seen_at

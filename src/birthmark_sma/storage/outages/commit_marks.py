@@ -17,7 +17,7 @@ from sqlalchemy import Connection, delete, text
 
 from birthmark_sma.storage.portable_sql import insert_or_update
 from birthmark_sma.storage.postgresql.pipeline import Statement
-from birthmark_sma.storage.schema import writer_commits
+from birthmark_sma.storage.schema.validations import writer_commits
 
 _MARK = (
     "INSERT INTO writer_commits (writer, sequence, committed_at)"

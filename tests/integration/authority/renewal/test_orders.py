@@ -15,7 +15,8 @@ from birthmark_sma.errors import RenewalOrderError
 from birthmark_sma.protocol.verdict import DeviceStatus
 from birthmark_sma.storage.engine import Database
 from birthmark_sma.storage.portable_sql import database_time
-from birthmark_sma.storage.schema import registered_devices, renewal_orders
+from birthmark_sma.storage.schema.certificates import renewal_orders
+from birthmark_sma.storage.schema.devices import registered_devices
 
 WEEK = timedelta(days=7)
 DAY = timedelta(days=1)

@@ -7,7 +7,7 @@ from sqlalchemy import select
 
 from birthmark_sma.authority.validation.records import AuditRow
 from birthmark_sma.storage.engine import Database
-from birthmark_sma.storage.schema import validation_history
+from birthmark_sma.storage.schema.validations import validation_history
 from tests.support.audit_rows import AuditWriter
 from tests.support.authorities import rows_of
 

@@ -24,7 +24,7 @@ from birthmark_sma.protocol.camera_token import CameraToken
 from birthmark_sma.protocol.key_table import MAX_WIRE_INTEGER
 from birthmark_sma.protocol.replay import Repeat
 from birthmark_sma.protocol.verdict import Reason, Verdict
-from birthmark_sma.storage.schema import validation_history
+from birthmark_sma.storage.schema.validations import validation_history
 from tests.support.authorities import (
     KEYS_PER_TABLE,
     TABLES,

@@ -14,7 +14,7 @@ from birthmark_sma.authority.validation.store_sqlite import SqliteStore
 from birthmark_sma.protocol.verdict import DeviceStatus, Reason
 from birthmark_sma.storage.engine import Database
 from birthmark_sma.storage.portable_sql import UtcDateTime, choose
-from birthmark_sma.storage.schema import validation_history
+from birthmark_sma.storage.schema.validations import validation_history
 from tests.integration.authority.devices.test_store import add
 from tests.support.audit_rows import AuditWriter, judged
 from tests.support.authorities import counted_statements, rows_of

@@ -13,7 +13,7 @@ import pytest
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from sqlalchemy import update
 
-from birthmark_sma.storage.schema import registered_devices
+from birthmark_sma.storage.schema.devices import registered_devices
 from tests.support.cameras.camera import VALIDATE, Camera, wire
 from tests.support.cameras.colliding_tokens import forge
 from tests.support.cameras.published_camera import PublishedCamera, published_key

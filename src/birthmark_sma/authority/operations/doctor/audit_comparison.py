@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 from sqlalchemy import Connection, func, literal, select, union_all
 
-from birthmark_sma.storage.schema import (
-    device_activity,
+from birthmark_sma.storage.schema.activity import device_activity
+from birthmark_sma.storage.schema.validations import (
     repeat_counters,
     validation_counters,
     validation_history,

@@ -45,7 +45,7 @@ from birthmark_sma.errors import BirthmarkError, ConfigurationError
 from birthmark_sma.runtime.secret_files import others_can_read
 from birthmark_sma.storage.engine import Database
 from birthmark_sma.storage.outages.deadlines import LONG_SECONDS
-from birthmark_sma.storage.schema import earlier_table_keys
+from birthmark_sma.storage.schema.key_tables import earlier_table_keys
 
 _ROTATE = "Type sma secrets rotate"
 _CHUNK = 250  # stored responses that are read at a time

@@ -15,7 +15,7 @@ from birthmark_sma.authority.renewal.orders import RenewalOrder
 from birthmark_sma.authority.renewal.windows import RenewalCriteria, usual_window
 from birthmark_sma.protocol.renewal import certificate_id, parse_certificate_id
 from birthmark_sma.storage.engine import Database
-from birthmark_sma.storage.schema import registered_devices
+from birthmark_sma.storage.schema.devices import registered_devices
 from tests.support.access_keys import issue
 from tests.support.cameras.camera import new_key
 from tests.support.cameras.renewal import RENEW, RENEWAL_INFO, RenewingDevice
