@@ -33,6 +33,7 @@ from birthmark_sma.cli.commands.provision import provision
 from birthmark_sma.cli.commands.serve import serve
 from birthmark_sma.cli.commands.top import top
 from birthmark_sma.cli.commands.validate import validate
+from birthmark_sma.cli.drill.command import drill
 from birthmark_sma.cli.options import CommandGroup, Json, command
 from birthmark_sma.cli.output import print_json, print_line, print_stderr
 from birthmark_sma.cli.simulate import commands
@@ -79,6 +80,7 @@ app.command()(demo.demo)
 command(app, "init")(init)
 command(app, "migrate")(migrate)
 command(app, "doctor")(doctor)
+command(app, "drill")(drill)
 command(app, "top")(top)
 command(app, "backup")(backup)
 command(app, "restore")(restore)

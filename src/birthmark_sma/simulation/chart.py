@@ -1,7 +1,7 @@
 """Draw the report of a run as SVG, for light and dark mode, without scripts and embedded fonts.
 
-`cli.simulate` calls it. Pure: the chart must depend on the report alone, so that a stored report
-can be drawn again.
+`cli.simulate` calls it, and `cli.drill` draws with the same style. Pure: the chart must depend on
+the report alone, so that a stored report can be drawn again.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,7 +20,7 @@ _BARS, _BARS_WIDTH = 570, 200
 _NOTE_ROW = 18
 _NOTE_CHARACTERS = 145  # in a line
 
-_STYLE = """
+STYLE = """
 svg { font: 14px system-ui, -apple-system, "Segoe UI", "DejaVu Sans", sans-serif; }
 .ground { fill: #ffffff; } .text { fill: #1c1e21; } .dim { fill: #5f666e; }
 .line { stroke: #d5d9dd; } .track { fill: #eef0f2; }
@@ -47,7 +47,7 @@ def chart(report: Mapping[str, Any]) -> str:
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {height}"'
         f' width="{_WIDTH}" height="{height}" role="img" aria-labelledby="title">',
         f'<title id="title">{escape(_headline(report))}</title>',
-        f"<style>{_STYLE}</style>",
+        f"<style>{STYLE}</style>",
         f'<rect class="ground" width="{_WIDTH}" height="{height}"/>',
         *_head(report),
         *_course(report),
@@ -77,8 +77,8 @@ def _headline(report: Mapping[str, Any]) -> str:
 def _head(report: Mapping[str, Any]) -> Iterator[str]:
     terms, waits = report["terms"], report["verdict_seconds"]
     colour = "good" if report["all_right"] else "bad"
-    yield _text(_LEFT, 48, _headline(report), f"title {colour}")
-    yield _text(
+    yield text(_LEFT, 48, _headline(report), f"title {colour}")
+    yield text(
         _LEFT,
         74,
         f"{counted(terms['cameras'], 'camera')},"
@@ -89,7 +89,7 @@ def _head(report: Mapping[str, Any]) -> Iterator[str]:
         "dim",
     )
     if waits is not None:
-        yield _text(
+        yield text(
             _LEFT,
             94,
             f"Verdicts: half within {_seconds(waits['p50'])}, 99 of 100 within"
@@ -99,7 +99,7 @@ def _head(report: Mapping[str, Any]) -> Iterator[str]:
         )
     interrupted = interruptions(report)
     for n, line in enumerate(_wrapped(interrupted) if interrupted else ()):
-        yield _text(_LEFT, 110 + 15 * n, line, "refused small")
+        yield text(_LEFT, 110 + 15 * n, line, "refused small")
 
 
 def interruptions(report: Mapping[str, Any]) -> str | None:
@@ -145,29 +145,29 @@ def _course(report: Mapping[str, Any]) -> Iterator[str]:
     for n, mark in enumerate(marks):
         x = _LEFT + (_RIGHT - _LEFT) * n / 4
         anchor = {0: "", 4: " number"}.get(n, " middle")
-        yield _text(x, bottom + 18, mark, f"dim small{anchor}")
+        yield text(x, bottom + 18, mark, f"dim small{anchor}")
     a_second = most / (seconds / len(parts))
-    yield _text(_RIGHT, bottom + 43, f"highest: {a_second:,.0f} bundles/s", "dim small number")
+    yield text(_RIGHT, bottom + 43, f"highest: {a_second:,.0f} bundles/s", "dim small number")
     x = float(_LEFT)
     for kind, label in zip(kinds, ("PASS", "turned away, rightly", "wrong or lost"), strict=True):
         yield f'<rect class="{kind}" x="{x}" y="{bottom + 32}" width="12" height="12"/>'
-        yield _text(x + 18, bottom + 43, label, "text small")
+        yield text(x + 18, bottom + 43, label, "text small")
         x += 18 + 6.2 * len(label) + 24
 
 
 def _table(cases: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    yield _text(_LEFT, _TABLE_TOP, "Case", "text head")
-    yield _text(260, _TABLE_TOP, "Right ending", "text head")
-    yield _text(_BARS - 16, _TABLE_TOP, "Bundles", "text head number")
-    yield _text(_RIGHT, _TABLE_TOP, "Ended right", "text head number")
+    yield text(_LEFT, _TABLE_TOP, "Case", "text head")
+    yield text(260, _TABLE_TOP, "Right ending", "text head")
+    yield text(_BARS - 16, _TABLE_TOP, "Bundles", "text head number")
+    yield text(_RIGHT, _TABLE_TOP, "Ended right", "text head number")
     most = max((each["bundles"] for each in cases), default=1)
     for n, each in enumerate(cases):
         y = _TABLE_TOP + _ROW * (n + 1)
         good, total = each["bundles_right"], each["bundles"]
         yield f'<path class="line" d="M{_LEFT} {y - 17.5}H{_RIGHT}"/>'
-        yield _text(_LEFT, y, each["case"] + (" *" if each["unseen"] else ""), "text")
-        yield _text(260, y, " or ".join(each["right"]), "text")
-        yield _text(_BARS - 16, y, f"{total:,}", "text number")
+        yield text(_LEFT, y, each["case"] + (" *" if each["unseen"] else ""), "text")
+        yield text(260, y, " or ".join(each["right"]), "text")
+        yield text(_BARS - 16, y, f"{total:,}", "text number")
         # A square-root scale keeps the rarest case visible beside the genuine pictures.
         wide = max(2.0, (total / most) ** 0.5 * _BARS_WIDTH)
         kind = "passed" if "PASS" in each["right"] else "refused"
@@ -178,7 +178,7 @@ def _table(cases: Sequence[Mapping[str, Any]]) -> Iterator[str]:
             x = _BARS + wide - bad
             yield f'<rect class="wrong" x="{x:.1f}" y="{y - 12}" width="{bad:.1f}" height="14"/>'
         mark = "all ✓" if good == total else f"{good:,} of {total:,} ✗"
-        yield _text(_RIGHT, y, mark, f"{'good' if good == total else 'bad'} number")
+        yield text(_RIGHT, y, mark, f"{'good' if good == total else 'bad'} number")
 
 
 def _notes(report: Mapping[str, Any]) -> Iterator[str]:
@@ -188,9 +188,9 @@ def _notes(report: Mapping[str, Any]) -> Iterator[str]:
 
 def _told(notes: Sequence[str], top: int) -> Iterator[str]:
     if notes:
-        yield _text(_LEFT, top, "* What the protocol cannot see", "text head")
+        yield text(_LEFT, top, "* What the protocol cannot see", "text head")
     for n, each in enumerate(notes):
-        yield _text(_LEFT, top + _NOTE_ROW * (n + 1) + 4, each, "dim small")
+        yield text(_LEFT, top + _NOTE_ROW * (n + 1) + 4, each, "dim small")
 
 
 def _wrapped(sentence: str) -> Iterator[str]:
@@ -203,8 +203,9 @@ def _wrapped(sentence: str) -> Iterator[str]:
     yield line
 
 
-def _text(x: float, y: float, text: str, kinds: str) -> str:
-    return f'<text class="{kinds}" x="{x:g}" y="{y:g}">{escape(text)}</text>'
+def text(x: float, y: float, content: str, kinds: str) -> str:
+    """Return a text element. `kinds` are classes of `STYLE`."""
+    return f'<text class="{kinds}" x="{x:g}" y="{y:g}">{escape(content)}</text>'
 
 
 def _seconds(number: float) -> str:

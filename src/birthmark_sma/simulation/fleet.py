@@ -30,7 +30,7 @@ from birthmark_sma.simulation import attacks
 from birthmark_sma.simulation.expected_outcomes import TAMPERING, Case
 
 _NO_RENEWAL = Renewal(automatic=False)
-"""A simulation is shorter than the validity of a certificate."""
+"""A simulation is shorter than the validity of a certificate. A drill renews by `renew_if_due`."""
 _AT_ONCE = 8  # cameras that are provisioned at the same time
 # A shared directory is safe here: TemporaryDirectory makes a directory in it with mode 0700 and an
 # unpredictable name.
@@ -126,6 +126,7 @@ def provision(
     max_bundles: int,
     client: httpx2.Client,
     done: Callable[[], None],
+    renewal: Renewal = _NO_RENEWAL,
 ) -> list[PlayedCamera]:
     """Provision the cameras, `_AT_ONCE` at a time, and return them in the order of the enrolments.
 
@@ -142,7 +143,7 @@ def provision(
             max_bundles=max_bundles,
             clock=clocks[n],
             client=client,
-            renewal=_NO_RENEWAL,
+            renewal=renewal,
         )
         # A Camera does not give out its secrets, so forgeries read them from its state files.
         identity = state.load(PrivateDirectory(place), UNSEALED)

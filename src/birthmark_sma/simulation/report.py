@@ -60,7 +60,7 @@ def make_report(play: Play, there: RunMetadata) -> dict[str, Any]:
             "times": play.indeterminate.total(),
             "causes": dict(play.indeterminate.most_common()),
         },
-        "verdict_seconds": _waits(play.waits),
+        "verdict_seconds": summarise(play.waits),
         "latest_picture_seconds": round(play.late, 3),
         "cases": [_case(case, play) for case in Case if case in tally.endings],
         "unseen": _unseen(play.tally.endings, tally.surroundings),
@@ -113,7 +113,7 @@ def _unseen(cases: Mapping[Case, object], there: Environment) -> list[dict[str, 
     return [{"case": case, "why": why} for case, why in found if why is not None]
 
 
-def _waits(waits: Sequence[float]) -> dict[str, float] | None:
+def summarise(waits: Sequence[float]) -> dict[str, float] | None:
     """Return median, 99th percentile and maximum of the waits in seconds, or None without any."""
     if not waits:
         return None

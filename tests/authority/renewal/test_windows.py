@@ -63,6 +63,15 @@ def test_the_windows_of_a_fleet_are_spread() -> None:
     assert all(800 <= count <= 1_200 for count in parts), parts
 
 
+@given(serials, st.timedeltas(timedelta(seconds=1), timedelta(minutes=2)))
+def test_the_window_of_a_short_order_is_not_empty_in_whole_seconds(
+    serial: str, within: timedelta
+) -> None:
+    """A device that gets an empty window ignores the order."""
+    window = order_of(within=within).share(serial)
+    assert window.start.replace(microsecond=0) < window.end.replace(microsecond=0)
+
+
 @given(serials, st.timedeltas(timedelta(minutes=1), 365 * DAY))
 def test_an_order_gives_each_device_a_share_of_its_time(serial: str, within: timedelta) -> None:
     order = order_of(within=within)

@@ -12,6 +12,8 @@ from datetime import datetime, timedelta
 from birthmark_sma.protocol.verdict import DeviceStatus
 
 _LONGEST = timedelta(days=30)
+_SHORTEST = timedelta(seconds=1)
+"""Times are sent in whole seconds, and a window must not be empty."""
 _SHARES = 24
 """A window is at most this part of the validity, or of the time of an order."""
 _EARLIEST, _LATEST = (2, 3), (5, 6)  # fractions of the validity, between which a window starts
@@ -113,4 +115,4 @@ def _spread(
     seconds = int((latest - earliest).total_seconds())
     offset = seconds * int.from_bytes(digest[:8], "big") >> 64
     start = (earliest + timedelta(seconds=offset)).replace(microsecond=0)
-    return Window(start, start + length)
+    return Window(start, start + max(length, _SHORTEST))

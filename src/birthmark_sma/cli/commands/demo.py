@@ -6,16 +6,11 @@ expected one. The server's data are temporary: the demo never touches an authori
 """
 
 import hashlib
-import json
-import os
 import secrets
-import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -24,7 +19,7 @@ from typer import Argument
 
 from birthmark_sma.cli import exit_codes
 from birthmark_sma.cli.output import print_line
-from birthmark_sma.errors import ConfigurationError
+from birthmark_sma.cli.server_process import running_server
 
 if TYPE_CHECKING:
     import httpx2
@@ -36,7 +31,6 @@ _SAMPLE_PICTURE = Path(__file__).with_name("demo_picture.jpg")
 # All of 127.0.0.0/8 is loopback (RFC 1122, section 3.2.1.3). Callers without a key are told apart
 # by their address.
 _SECOND_AGGREGATOR = "127.0.0.2"
-_START_SECONDS = 60
 _REQUEST_SECONDS = 30
 
 
@@ -256,38 +250,15 @@ def _client(url: str, address: str = "127.0.0.1") -> "httpx2.Client":
 
 @contextmanager
 def _running_authority() -> Iterator[dict[str, Any]]:
-    """Start this program's server on a free port in a temporary directory, and yield its facts.
-
-    Raises ConfigurationError if the server does not start. Settings of the environment are removed,
-    so that the demo cannot reach a database in use.
-    """
-    environ = {
-        name: value
-        for name, value in os.environ.items()
-        if not name.startswith("SMA_") and name not in {"DATABASE_URL", "CA_PASSWORD", "PORT"}
-    }
+    """Start this program's server on a free port in a temporary directory, and yield its facts."""
     with tempfile.TemporaryDirectory(prefix="sma-demo-") as directory:
-        command = [sys.executable, "-m", "birthmark_sma", "serve", "--port", "0", "--json"]
-        process = subprocess.Popen(  # noqa: S603  this very program
-            [*command, "--data-dir", f"{directory}/data"],
-            cwd=directory,
-            env=environ | {"SMA_CA_KEY_TYPE": "ec-p256"},  # RSA-4096 keys take seconds to make
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        try:
-            assert process.stdout is not None  # noqa: S101
-            # The server prints one indented JSON object and keeps stdout open, so the line with the
-            # closing brace is the end.
-            facts = "".join(takewhile(lambda line: line != "}\n", process.stdout))
-            if not facts:
-                _, error = process.communicate(timeout=_START_SECONDS)
-                raise ConfigurationError(f"The server did not start: {error.strip()}")
-            yield json.loads(facts + "}")
-        finally:
-            process.terminate()
-            process.communicate(timeout=_START_SECONDS)
+        settings = {
+            "PORT": "0",
+            "SMA_DATA_DIR": f"{directory}/data",
+            "SMA_CA_KEY_TYPE": "ec-p256",  # RSA-4096 keys take seconds to make
+        }
+        with running_server(Path(directory), settings) as facts:
+            yield facts
 
 
 def _step(title: str, *lines: str) -> None:
