@@ -18,7 +18,8 @@ from alembic import command
 from alembic.config import Config
 from sqlalchemy import event, text
 
-from birthmark_sma.authority.authority import Authority, initialise, open_authority
+from birthmark_sma.authority.authority import Authority, open_authority
+from birthmark_sma.authority.initialisation import initialise
 from birthmark_sma.authority.provisioning.service import Provisioned, ProvisioningRequest
 from birthmark_sma.config import Settings, load_settings
 from birthmark_sma.storage import migration

@@ -9,12 +9,8 @@ from typing import Any
 import pytest
 
 from birthmark_sma.authority.access.caller import Caller
-from birthmark_sma.authority.authority import (
-    initialise,
-    is_initialised,
-    open_authority,
-    opened_database,
-)
+from birthmark_sma.authority.authority import open_authority, opened_database
+from birthmark_sma.authority.initialisation import initialise, is_initialised
 from birthmark_sma.config import Settings
 from birthmark_sma.errors import (
     BirthmarkError,

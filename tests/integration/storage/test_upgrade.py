@@ -13,7 +13,7 @@ from birthmark_sma.authority.access import store as access_key_store
 from birthmark_sma.authority.ca import crl_store
 from birthmark_sma.authority.ca import store as ca_store
 from birthmark_sma.authority.ca.store import CaRole, CaState
-from birthmark_sma.authority.devices import certificates_store
+from birthmark_sma.authority.devices import certificates_store, uniqueness
 from birthmark_sma.authority.devices import store as device_store
 from birthmark_sma.authority.devices.activity import most_active
 from birthmark_sma.authority.devices.revocation import change_device
@@ -226,15 +226,15 @@ def test_names_that_collide_keep_working(empty_database: Database) -> None:
         assert device_store.find_devices_named(connection, "cam") == []
         [solo] = device_store.find_devices_named(connection, "SOLO")
         assert solo.device_serial == "Solo"
-        assert device_store.list_collisions(connection, limit=10) == [
+        assert uniqueness.list_collisions(connection, limit=10) == [
             ("caf\u00e9", "cafe\u0301"),
             ("Cam-1", "cam-1"),
             ("Cam-1", " CAM-1"),
             ("Cam-1", "\uff23am-1"),
         ]
-        assert len(device_store.list_collisions(connection, limit=2)) == 2
+        assert len(uniqueness.list_collisions(connection, limit=2)) == 2
         taken = [
-            device_store.find_conflicts(connection, name, b"-", b"-") for name in ("SOLO", "cam-2")
+            uniqueness.find_conflicts(connection, name, b"-", b"-") for name in ("SOLO", "cam-2")
         ]
     assert [each.device_serial for each in taken] == [True, False]
 

@@ -1,9 +1,9 @@
 """Store and read registered devices, in the table `registered_devices`.
 
 Called by provisioning, the dashboard, background tasks, `sma devices` and the doctor. Validation
-has its own query in `validation.store`. The number of devices by family is kept in
-`device_family_counters`: every function that adds or deletes devices must update it in the same
-transaction.
+has its own query in `validation.store`, and `uniqueness` looks up what no two devices may share.
+The number of devices by family is kept in `device_family_counters`: every function that adds or
+deletes devices must update it in the same transaction.
 """
 
 from collections import Counter
@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from datetime import datetime
 from operator import attrgetter
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 from sqlalchemy import (
     ColumnElement,
@@ -20,15 +20,14 @@ from sqlalchemy import (
     and_,
     delete,
     exists,
-    false,
     func,
     or_,
     select,
-    true,
     update,
 )
 
 from birthmark_sma.authority.devices import store_postgresql, store_sqlite
+from birthmark_sma.authority.devices.uniqueness import COLLISION_SEPARATOR
 from birthmark_sma.pki.names import fold
 from birthmark_sma.protocol.verdict import DeviceStatus
 from birthmark_sma.storage.portable_sql import choose, insert_or_update, is_any_of
@@ -77,17 +76,11 @@ _values = attrgetter(*_FIELDS)
 _families = device_family_counters.c
 _earlier = earlier_certificates.c
 
-COLLISION_SEPARATOR = "\t"
-"""Separates the suffix of a stored folded serial if an older device has the same folded serial.
-
-Folding never produces this character."""
-
 
 class DeviceSql(Protocol):
     """SQL of this module that differs by database, in `store_postgresql` and `store_sqlite`.
 
-    `rows` map the names of columns to values. `find_conflicts` returns whether another device has
-    the serial (exactly or folded), the public key, and the HMAC of the NUC hash.
+    `rows` map the names of columns to values.
     """
 
     def insert_devices(
@@ -106,11 +99,6 @@ class DeviceSql(Protocol):
 
     def has_table(self, table_id: int) -> ColumnElement[bool]:
         """Return the condition that a key table is assigned to the device."""
-
-    def find_conflicts(
-        self, connection: Connection, serial: str, folded: str, fingerprint: bytes, nuc_hash: bytes
-    ) -> Sequence[bool]:
-        """Return three booleans, in one query."""
 
 
 def _sql(connection: Connection) -> DeviceSql:
@@ -258,26 +246,6 @@ def has_table(connection: Connection, table_id: int) -> ColumnElement[bool]:
     return _sql(connection).has_table(table_id)
 
 
-class RegistrationConflicts(NamedTuple):
-    """The unique fields of a new device. True means that another device has the same value."""
-
-    device_serial: bool
-    public_key: bool
-    nuc_hash: bool
-
-
-def find_conflicts(
-    connection: Connection, device_serial: str, public_key_fingerprint: bytes, nuc_hash: bytes
-) -> RegistrationConflicts:
-    """Return the conflicts of a new device. `nuc_hash` is the HMAC of the NUC hash.
-
-    This runs before every signature, so it is one query.
-    """
-    serials = device_serial, fold(device_serial)
-    found = _sql(connection).find_conflicts(connection, *serials, public_key_fingerprint, nuc_hash)
-    return RegistrationConflicts(*found)
-
-
 def find_device(connection: Connection, device_serial: str) -> Device | None:
     """Return the device with exactly this serial, or None."""
     row = connection.execute(
@@ -300,22 +268,6 @@ def find_device_by_certificate(connection: Connection, certificate_serial: str) 
         select(*_COLUMNS).where(devices.c.certificate_serial == certificate_serial)
     ).one_or_none()
     return None if row is None else _device(row)
-
-
-def had_key(connection: Connection, fingerprint: bytes, *, other_than: str) -> bool:
-    """Return True if an earlier certificate of a device with another serial has the public key."""
-    query = select(_earlier.device_serial).where(
-        _earlier.public_key_fingerprint == fingerprint, _earlier.device_serial != other_than
-    )
-    return connection.execute(query.limit(1)).first() is not None
-
-
-def has_nuc_hash(connection: Connection, nuc_hash: bytes, *, other_than: str) -> bool:
-    """Return True if a device with another serial has the NUC hash, given as HMAC."""
-    query = select(devices.c.device_serial).where(
-        devices.c.nuc_hash == nuc_hash, devices.c.device_serial != other_than
-    )
-    return connection.execute(query).first() is not None
 
 
 def find_devices_named(connection: Connection, name: str) -> list[Device]:
@@ -342,59 +294,6 @@ def find_devices_named(connection: Connection, name: str) -> list[Device]:
         .order_by(column)
     )
     return [_device(row) for row in rows]
-
-
-def list_collisions(connection: Connection, *, limit: int) -> list[tuple[str, str]]:
-    """Return up to `limit` pairs of serials with equal folded serials: the older, then the later.
-
-    This reads the whole index of folded serials: half a second for a million devices.
-    """
-    later = devices.alias("later")
-    parted = later.c.serial_folded.contains(COLLISION_SEPARATOR)
-    rows = connection.execute(
-        select(later.c.device_serial).where(parted).order_by(later.c.serial_folded).limit(limit)
-    ).scalars()
-    pairs = []
-    for serial in rows:
-        older = connection.execute(
-            select(devices.c.device_serial).where(devices.c.serial_folded == fold(serial))
-        ).scalar()
-        pairs.append((older or fold(serial), serial))
-    return pairs
-
-
-class KeyHolder(NamedTuple):
-    """The device that has or had a public key. `is_current` is False if the key was replaced."""
-
-    device_serial: str
-    status: DeviceStatus
-    is_current: bool
-
-
-def find_key_holders(
-    connection: Connection, fingerprints: Sequence[bytes]
-) -> dict[bytes, KeyHolder]:
-    """Return the devices of these public keys, by fingerprint. Unknown keys are missing.
-
-    The key of an earlier certificate belongs to its device. If the device has that key again, or
-    another device has it, the holder is the one that has it now.
-    """
-    key, earlier_key = devices.c.public_key_fingerprint, _earlier.public_key_fingerprint
-    of_device = devices.c.device_serial, devices.c.status
-    replaced = (
-        select(earlier_key, *of_device, false())
-        .join_from(devices, earlier_certificates, _earlier.device_serial == devices.c.device_serial)
-        .where(is_any_of(connection, earlier_key, fingerprints))
-    )
-    current = select(key, *of_device, true()).where(is_any_of(connection, key, fingerprints))
-    found: dict[bytes, KeyHolder] = {}
-    # The current keys first: a key that a re-enrolment replaces between both queries is then found
-    # by the second one.
-    for query in (current, replaced):
-        for fingerprint, serial, status, is_current in connection.execute(query):
-            holder = KeyHolder(serial, DeviceStatus(status), bool(is_current))
-            found.setdefault(bytes(fingerprint), holder)
-    return found
 
 
 def list_devices(connection: Connection, *, limit: int, after: str | None = None) -> list[Device]:

@@ -1,7 +1,7 @@
-"""Statements of `devices.store` for PostgreSQL: see `DeviceSql` there.
+"""Statements of `devices.store` and `devices.uniqueness` for PostgreSQL: see their Protocols.
 
 Each runs in one blocking call of libpq, because every call of the driver costs a signing thread
-more than the statement itself. `devices.store` is the only caller.
+more than the statement itself. These two are the only callers.
 """
 
 from collections.abc import Mapping, Sequence

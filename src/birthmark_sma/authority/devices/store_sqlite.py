@@ -1,6 +1,6 @@
-"""Statements of `devices.store` for SQLite: see `DeviceSql` there.
+"""Statements of `devices.store` and `devices.uniqueness` for SQLite: see their Protocols.
 
-`devices.store` is the only caller. A write transaction excludes all other writers, so that nothing
+These two are the only callers. A write transaction excludes all other writers, so that nothing
 here waits for another process.
 """
 

@@ -15,7 +15,7 @@ from sqlalchemy.exc import IntegrityError
 
 from birthmark_sma.authority.access.store import AccessKey
 from birthmark_sma.authority.ca import crl_store
-from birthmark_sma.authority.devices import certificates_store, re_enrolments
+from birthmark_sma.authority.devices import certificates_store, re_enrolments, uniqueness
 from birthmark_sma.authority.devices import store as device_store
 from birthmark_sma.authority.devices.store import Device
 from birthmark_sma.authority.provisioning import enrolment
@@ -184,13 +184,13 @@ def _find_conflict(
 
     A device may bring its current key and its own NUC hash again: its sensor is the same.
     """
-    holder = device_store.find_key_holders(connection, [fingerprint]).get(fingerprint)
+    holder = uniqueness.find_key_holders(connection, [fingerprint]).get(fingerprint)
     if holder is not None and holder.device_serial != device_serial:
         return refuse_key(holder)
     if holder is not None and not holder.is_current:
         return KeyRefusedError(
             "This key was replaced at an earlier re-enrolment of this device: make a new key pair."
         )
-    if device_store.has_nuc_hash(connection, nuc_hash, other_than=device_serial):
+    if uniqueness.has_nuc_hash(connection, nuc_hash, other_than=device_serial):
         return NucHashInUseError()
     return None

@@ -10,6 +10,7 @@ from sqlalchemy import Connection
 
 from birthmark_sma.authority.ca import store as ca_store
 from birthmark_sma.authority.devices import store as device_store
+from birthmark_sma.authority.devices import uniqueness
 from birthmark_sma.authority.devices.store import Device
 from birthmark_sma.authority.key_tables import device_keys
 from birthmark_sma.authority.provisioning import enrolment, idempotency_store, re_enrolment
@@ -104,7 +105,7 @@ def _refuse_recipients(
     }
     if not asked:
         return {}
-    holders = device_store.find_key_holders(transaction, list(asked.values()))
+    holders = uniqueness.find_key_holders(transaction, list(asked.values()))
     return {
         provisioning_id: refuse_recipient(holders[key])
         for provisioning_id, key in asked.items()
@@ -164,11 +165,11 @@ def find_conflict(
     `nuc_hash` is the HMAC of the NUC hash. The error is a ConflictError, or a KeyRefusedError for
     the key of a revoked device, which must never be used again.
     """
-    taken = device_store.find_conflicts(connection, device_serial, fingerprint, nuc_hash)
+    taken = uniqueness.find_conflicts(connection, device_serial, fingerprint, nuc_hash)
     if taken.device_serial:
         return DeviceAlreadyProvisionedError()
     if taken.public_key:
-        holder = device_store.find_key_holders(connection, [fingerprint]).get(fingerprint)
+        holder = uniqueness.find_key_holders(connection, [fingerprint]).get(fingerprint)
         return PublicKeyInUseError() if holder is None else refuse_key(holder)
     if taken.nuc_hash:
         return NucHashInUseError()

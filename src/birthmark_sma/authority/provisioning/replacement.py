@@ -10,10 +10,11 @@ from datetime import datetime
 from cryptography import x509
 from sqlalchemy import Connection
 
-from birthmark_sma.authority.devices import certificates_store
+from birthmark_sma.authority.devices import certificates_store, uniqueness
 from birthmark_sma.authority.devices import store as device_store
 from birthmark_sma.authority.devices.certificates_store import EarlierCertificate
-from birthmark_sma.authority.devices.store import Device, KeyHolder
+from birthmark_sma.authority.devices.store import Device
+from birthmark_sma.authority.devices.uniqueness import KeyHolder
 from birthmark_sma.errors import (
     BirthmarkError,
     KeyEncryptionKeyRefusedError,
@@ -42,7 +43,7 @@ def replace_certificate(
     certificates_store.add_earlier(transaction, _as_earlier(old, now, replaced_by))
     device_store.replace_identity(transaction, new)
     # After the UPDATE, which waits for another device that gives up this key in the same moment.
-    if device_store.had_key(transaction, new.public_key_fingerprint, other_than=new.device_serial):
+    if uniqueness.had_key(transaction, new.public_key_fingerprint, other_than=new.device_serial):
         return PublicKeyInUseError()
     return None
 

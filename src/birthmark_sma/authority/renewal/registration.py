@@ -15,7 +15,7 @@ from sqlalchemy.exc import IntegrityError
 
 from birthmark_sma.authority.ca import crl_store
 from birthmark_sma.authority.ca import store as ca_store
-from birthmark_sma.authority.devices import certificates_store
+from birthmark_sma.authority.devices import certificates_store, uniqueness
 from birthmark_sma.authority.devices import store as device_store
 from birthmark_sma.authority.devices.certificates_store import Revocation
 from birthmark_sma.authority.devices.store import Device
@@ -226,7 +226,7 @@ def find_key_refusal(
     of the new signing key and of the recipient key.
     """
     asked = [each for each in (fingerprint, recipient_fingerprint) if each is not None]
-    holders = device_store.find_key_holders(connection, asked)
+    holders = uniqueness.find_key_holders(connection, asked)
     holder = holders.get(fingerprint)
     if holder is not None and holder.device_serial != device_serial:
         return refuse_key(holder)

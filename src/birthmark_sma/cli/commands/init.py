@@ -47,7 +47,7 @@ def init(settings: "Settings", sandbox: bool, as_json: Json = False) -> None:
 
 def initialise_with_progress(settings: "Settings", *, sandbox: bool = False) -> "Ceremony | None":
     """Create the missing parts of the authority, with a progress bar. Return None if none was."""
-    from birthmark_sma.authority.authority import initialise
+    from birthmark_sma.authority.initialisation import initialise
 
     with progress_bar("Creating key tables") as progress:
         return initialise(settings, progress, sandbox=sandbox)
@@ -60,7 +60,7 @@ def initialise_on_a_laptop(settings: "Settings", *, sandbox: bool = False) -> No
     would create a second authority. There, raise NotInitialisedError for SQLite, and leave
     PostgreSQL to the code that opens the authority.
     """
-    from birthmark_sma.authority.authority import check_may_be_created, is_initialised
+    from birthmark_sma.authority.initialisation import check_may_be_created, is_initialised
 
     if settings.database_url is not None or is_initialised(settings):
         return

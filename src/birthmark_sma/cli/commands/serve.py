@@ -51,7 +51,7 @@ def serve(settings: "Settings", sandbox: bool, as_json: Json = False) -> None:
     Ctrl-C or SIGTERM stops the server after it has answered the accepted requests. SIGHUP makes it
     read the TLS certificate again.
     """
-    from birthmark_sma.authority.authority import check_may_be_sandbox
+    from birthmark_sma.authority.initialisation import check_may_be_sandbox
     from birthmark_sma.web.server import check_tracing
 
     wait_for_database(settings)
@@ -73,7 +73,8 @@ def _check_access(settings: "Settings") -> None:
     The warning appears only if other machines can reach the server, directly or through a proxy.
     """
     from birthmark_sma.authority.access.keys import has_good_key
-    from birthmark_sma.authority.authority import is_initialised, opened_database
+    from birthmark_sma.authority.authority import opened_database
+    from birthmark_sma.authority.initialisation import is_initialised
     from birthmark_sma.config import Access
 
     if settings.resolved_access is Access.OPEN:

@@ -35,7 +35,7 @@ def populate(settings: "Settings", as_json: Json = False) -> None:
     You can interrupt the command and run it again. It never overwrites a table, because every
     device has the keys of three tables.
     """
-    from birthmark_sma.authority.authority import populate_tables
+    from birthmark_sma.authority.initialisation import populate_tables
 
     with existing_database(settings) as database, progress_bar("Creating key tables") as progress:
         created = populate_tables(database, settings, progress)

@@ -12,11 +12,12 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from sqlalchemy import Connection
 
-from birthmark_sma.authority import authority as wiring
-from birthmark_sma.authority.authority import initialise, open_authority
+from birthmark_sma.authority import initialisation
+from birthmark_sma.authority.authority import open_authority
 from birthmark_sma.authority.ca import ceremony
 from birthmark_sma.authority.ca import store as ca_store
 from birthmark_sma.authority.ca.ceremony import Ceremony, hold_ceremony
+from birthmark_sma.authority.initialisation import initialise
 from birthmark_sma.authority.key_tables import store as key_table_store
 from birthmark_sma.config import Settings
 from birthmark_sma.errors import AlreadyInitialisedError, PrivateFileError
@@ -219,16 +220,16 @@ def after(function: Callable[..., Any]) -> Callable[..., Any]:
 @pytest.mark.parametrize(
     ("module", "name", "when"),
     [
-        (wiring, "migrate", "before"),
-        (wiring, "migrate", "after"),
+        (initialisation, "migrate", "before"),
+        (initialisation, "migrate", "after"),
         (ceremony, "find_or_make_passphrase", "after"),
         (ceremony, "write_private_file", "before"),
         (ceremony, "write_private_file", "after"),
         (key_table_store, "add_authority", "after"),
         (ca_store, "add_ca", "after"),
         (ceremony, "hold_ceremony", "after"),
-        (wiring, "populate_tables", "before"),
-        (wiring, "populate_tables", "after"),
+        (initialisation, "populate_tables", "before"),
+        (initialisation, "populate_tables", "after"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )

@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 
 from birthmark_sma.authority.devices import store as device_store
+from birthmark_sma.authority.devices import uniqueness
 from birthmark_sma.authority.devices.store import Device
 from birthmark_sma.errors import DatabaseUnavailableError
 from birthmark_sma.protocol.verdict import DeviceStatus
@@ -123,7 +124,7 @@ def test_what_is_taken(database: Database) -> None:
                 if mark:
                     marks[mark - 1] = (mine.public_key_fingerprint, mine.nuc_hash)[mark - 1]
                 serial = mine.device_serial if mark == 0 else "-"
-                taken = device_store.find_conflicts(connection, serial, *marks)
+                taken = uniqueness.find_conflicts(connection, serial, *marks)
                 assert taken == tuple(number == 1 and mark == place for place in range(3))
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from birthmark_sma.authority.authority import initialise
+from birthmark_sma.authority.initialisation import initialise
 from birthmark_sma.authority.kek.passphrase_file import (
     PASSPHRASE_FILE,
     find_or_make_passphrase,

@@ -14,13 +14,10 @@ from typing import Any
 import pytest
 
 from birthmark_sma.authority.access.caller import Caller
-from birthmark_sma.authority.authority import (
-    Authority,
-    initialise,
-    open_authority,
-)
+from birthmark_sma.authority.authority import Authority, open_authority
 from birthmark_sma.authority.background.key_reload import KeyReloader
 from birthmark_sma.authority.ca.ceremony import root_key_file
+from birthmark_sma.authority.initialisation import initialise
 from birthmark_sma.authority.kek import rotation, wrapping
 from birthmark_sma.authority.kek.rotation import Rotated, count_outdated, rotate
 from birthmark_sma.authority.kek.wrapping import open_stored_secrets

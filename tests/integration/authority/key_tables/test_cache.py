@@ -10,13 +10,10 @@ import pytest
 from sqlalchemy import Connection
 
 from birthmark_sma.authority.access.caller import Caller
-from birthmark_sma.authority.authority import (
-    initialise,
-    open_authority,
-    populate_tables,
-)
+from birthmark_sma.authority.authority import open_authority
 from birthmark_sma.authority.ca.ceremony import hold_ceremony
 from birthmark_sma.authority.devices import store as device_store
+from birthmark_sma.authority.initialisation import initialise, populate_tables
 from birthmark_sma.authority.kek.sources import KekSecret
 from birthmark_sma.authority.kek.wrapping import (
     KeyEncryptionKey,

@@ -9,7 +9,7 @@ from typing import Literal, NoReturn
 
 import pytest
 
-from birthmark_sma.authority.authority import initialise
+from birthmark_sma.authority.initialisation import initialise
 from birthmark_sma.authority.operations import restore
 from birthmark_sma.authority.operations.backup import make_backup
 from birthmark_sma.authority.operations.backup_manifest import Progress

@@ -18,7 +18,7 @@ from birthmark_sma.authority.access.keys import revoke_key
 from birthmark_sma.authority.access.store import AccessKey
 from birthmark_sma.authority.authority import Authority, opened_in_bulk
 from birthmark_sma.authority.ca import store as ca_store
-from birthmark_sma.authority.devices import certificates_store, re_enrolments
+from birthmark_sma.authority.devices import certificates_store, re_enrolments, uniqueness
 from birthmark_sma.authority.devices import store as device_store
 from birthmark_sma.authority.devices.certificates_store import Revocation
 from birthmark_sma.authority.devices.store import Device
@@ -559,14 +559,14 @@ def test_a_key_that_is_taken_between_the_last_check_and_the_update(
     winner = candidate(authority, again("camera-2"))
     new_camera(authority, "other", device_public_key=public_pem(key))
     before = find(authority, "camera-1")
-    find_key_holders = device_store.find_key_holders
+    find_key_holders = uniqueness.find_key_holders
     asked: list[object] = []
 
     def find_none_at_first(*arguments: Any) -> Any:
         asked.append(arguments)
         return {} if len(asked) == 1 else find_key_holders(*arguments)
 
-    monkeypatch.setattr(device_store, "find_key_holders", find_none_at_first)
+    monkeypatch.setattr(uniqueness, "find_key_holders", find_none_at_first)
     with authority.database.write() as transaction:
         first, second = authority.provisioner._register(transaction, [loser, winner])
     assert isinstance(first, PublicKeyInUseError)
@@ -596,7 +596,7 @@ def test_a_key_that_is_replaced_while_it_is_looked_up(
             return execute_one(*arguments)
 
         monkeypatch.setattr(connection, "execute", replace_meanwhile)
-        holders = device_store.find_key_holders(connection, [mark])
+        holders = uniqueness.find_key_holders(connection, [mark])
     assert len(asked) == 2
     assert holders[mark].device_serial == "camera-1"
 

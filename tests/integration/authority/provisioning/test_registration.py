@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, x25519
 
 from birthmark_sma.authority.authority import Authority, opened_in_bulk
-from birthmark_sma.authority.devices import store as device_store
+from birthmark_sma.authority.devices import uniqueness
 from birthmark_sma.authority.devices.revocation import find_named
 from birthmark_sma.authority.provisioning.service import Provisioned, ProvisioningRequest
 from birthmark_sma.config import Settings
@@ -165,7 +165,7 @@ def test_a_name_of_several_must_be_exact(authority: Authority) -> None:
         authority.database,
         "UPDATE registered_devices SET device_serial = 'CAM-1',"
         " serial_folded = :folded WHERE device_serial = 'stand-in'",
-        folded=f"cam-1{device_store.COLLISION_SEPARATOR}PROV-1",
+        folded=f"cam-1{uniqueness.COLLISION_SEPARATOR}PROV-1",
     )
     assert suspend_device(authority.database, "CAM-1") == "CAM-1"
     assert suspend_device(authority.database, "Cam-1") == "Cam-1"

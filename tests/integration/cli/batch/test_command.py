@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, x25519
 
 from birthmark_sma.authority.access.caller import Caller
-from birthmark_sma.authority.authority import initialise
+from birthmark_sma.authority.initialisation import initialise
 from birthmark_sma.config import Settings
 from birthmark_sma.protocol.verdict import Verdict
 from tests.support.authorities import PASSPHRASE, opened, quiet, small_settings

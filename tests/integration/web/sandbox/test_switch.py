@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from starlette.types import Message
 
-from birthmark_sma.authority.authority import initialise, open_authority
+from birthmark_sma.authority.authority import open_authority
+from birthmark_sma.authority.initialisation import initialise
 from birthmark_sma.errors import ConfigurationError, ProfileViolationError
 from birthmark_sma.pki import certificates, profiles
 from birthmark_sma.pki.keys import ca_keys

@@ -10,6 +10,7 @@ from pathlib import Path
 from birthmark_sma.authority.background import pruning
 from birthmark_sma.authority.background.retention import oldest_kept
 from birthmark_sma.authority.devices import store as device_store
+from birthmark_sma.authority.devices import uniqueness
 from birthmark_sma.authority.key_tables import store as key_table_store
 from birthmark_sma.authority.operations.doctor import postgresql_checks, sqlite_checks
 from birthmark_sma.authority.operations.doctor.findings import (
@@ -91,7 +92,7 @@ def check_serials(database: Database) -> Iterator[Finding]:
     Only devices that an old version provisioned can have such serials.
     """
     with database.read(LONG_SECONDS) as connection:
-        pairs = device_store.list_collisions(connection, limit=_LISTED_COLLISIONS + 1)
+        pairs = uniqueness.list_collisions(connection, limit=_LISTED_COLLISIONS + 1)
     for older, later in pairs[:_LISTED_COLLISIONS]:
         yield warning(
             f"{later!r} is the same name as {older!r}, which was provisioned before",

@@ -17,7 +17,7 @@ from birthmark_sma.authority.access.keys import KeyTerms, create_key
 from birthmark_sma.authority.access.store import KeyScope
 from birthmark_sma.authority.authority import Authority
 from birthmark_sma.authority.ca.succession import Successions
-from birthmark_sma.authority.devices.store import COLLISION_SEPARATOR
+from birthmark_sma.authority.devices.uniqueness import COLLISION_SEPARATOR
 from birthmark_sma.authority.key_tables.epochs import end_overlaps
 from birthmark_sma.authority.operations.doctor.findings import Finding, State, worst
 from birthmark_sma.authority.operations.doctor.runner import examine
