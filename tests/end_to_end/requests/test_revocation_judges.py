@@ -15,7 +15,7 @@ from cryptography import x509
 from sqlalchemy import delete
 
 from birthmark_sma.storage.engine import Database
-from birthmark_sma.storage.schema import registered_devices
+from birthmark_sma.storage.schema.devices import registered_devices
 from tests.end_to_end.conftest import Start
 from tests.support.cameras.camera import PROVISION, csr_pem, new_key, provision_body
 from tests.support.cameras.renewal import RenewingDevice
