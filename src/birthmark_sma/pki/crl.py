@@ -5,7 +5,7 @@ The authority calls `sign_crl`. `client.revocation` verifies lists on the other 
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 
 from cryptography import x509
@@ -27,6 +27,9 @@ REASONS = {
     "privilege_withdrawn": x509.ReasonFlags.privilege_withdrawn,
 }
 """The reasons for the revocation of a device certificate (RFC 5280, section 5.3.1)."""
+
+OLDEST_INVALIDITY = datetime(1970, 1, 1, tzinfo=UTC)
+"""No invalidityDate is earlier. Not every program can read a time of the first centuries."""
 
 HOLD = "certificate_hold"
 """The reason of a suspended device's certificate, which may leave the list again."""

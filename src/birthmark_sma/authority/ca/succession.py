@@ -40,6 +40,7 @@ from birthmark_sma.errors import (
     UnknownCaError,
 )
 from birthmark_sma.pki import certificates, names, profiles
+from birthmark_sma.pki.crl import OLDEST_INVALIDITY
 from birthmark_sma.pki.keys import ca_keys
 from birthmark_sma.pki.keys.ca_keys import CaKeyType, Signer
 from birthmark_sma.pki.trust_list import sign_trust_list
@@ -147,7 +148,7 @@ class Successions:
         If it is the active one, a prepared intermediate takes its place, or else a new one. `since`
         is the time since when the key may be in other hands. Raises UnknownCaError, and
         CaStateError if it is no intermediate, if it is compromised already, or if `since` is in the
-        future.
+        future or before 1970.
         """
         with self._alone() as cas:
             gone = _find(cas, name)
@@ -346,8 +347,11 @@ class Successions:
             )
         if ca.state is CaState.COMPROMISED:
             raise CaStateError(f"{ca.name} is compromised already.")
-        if since is not None and since > self._database.clock.now():
-            raise CaStateError("The time of --since is in the future.")
+        if since is not None and not OLDEST_INVALIDITY <= since <= self._database.clock.now():
+            raise CaStateError(
+                "The key cannot be compromised since a time in the future, or before 1970. Give"
+                " another time with --since, or none if nobody knows it."
+            )
 
 
 def _set(

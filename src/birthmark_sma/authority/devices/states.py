@@ -7,17 +7,15 @@ revocation weaker: a device that was revoked for a compromised key stays so.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from enum import StrEnum, auto
 
 from birthmark_sma.errors import DeviceStatusError
-from birthmark_sma.pki.crl import HOLD, REASONS
+from birthmark_sma.pki.crl import HOLD, OLDEST_INVALIDITY, REASONS
 from birthmark_sma.protocol.verdict import DeviceStatus
 
 KEY_COMPROMISE = "key_compromise"
 CESSATION = "cessation_of_operation"
-_OLDEST = datetime(1970, 1, 1, tzinfo=UTC)
-"""Nothing is older. Not every program can read a time of the first centuries in a list."""
 _MOST_ACTOR = 64  # characters of the column
 
 
@@ -82,7 +80,7 @@ class StatusChange:
             raise DeviceStatusError(
                 "Only a key can be compromised since a time: give the reason key_compromise."
             )
-        if not _OLDEST <= self.invalid_since <= now:
+        if not OLDEST_INVALIDITY <= self.invalid_since <= now:
             raise DeviceStatusError(
                 "The key cannot be compromised since a time in the future, or before 1970."
             )

@@ -5,12 +5,12 @@ The work is in `authority/ca/succession.py`. No command prints a secret. Servers
 
 from collections.abc import Callable
 from dataclasses import asdict
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from typer import Argument, Option
 
+from birthmark_sma.cli.commands.device_acts import parse_time
 from birthmark_sma.cli.opening import existing_database, find_platform
 from birthmark_sma.cli.options import Json, command
 from birthmark_sma.cli.output import confirm, print_json, print_line, waiting
@@ -102,7 +102,7 @@ def compromised(
     one, a prepared intermediate takes its place, or a new one. Its devices stay registered and need
     new certificates. Needs the root's key.
     """
-    at = None if since is None else _parse_time(since)
+    at = parse_time(since, "--since")
     _ask(
         f"All device certificates under {name} become invalid for ever for verifiers that check the"
         " root's revocation list.",
@@ -168,17 +168,6 @@ def register(app: typer.Typer) -> None:
     command(app, "ca rotate")(rotate)
     command(app, "ca compromised")(compromised)
     command(app, "ca roll-root")(roll_root)
-
-
-def _parse_time(text: str) -> datetime:
-    """Return a time from its ISO 8601 text. It is in UTC unless it has an offset."""
-    try:
-        time = datetime.fromisoformat(text)
-    except ValueError:
-        raise typer.BadParameter(
-            f"{text} is no time. Write one such as 2026-07-14T09:00Z.", param_hint="--since"
-        ) from None
-    return time if time.tzinfo is not None else time.replace(tzinfo=UTC)
 
 
 def _ask(what: str, *, yes: bool) -> None:

@@ -319,5 +319,5 @@ def _certificate(path: Path) -> "Certificate":
 
     try:
         return x509.load_pem_x509_certificate(path.read_bytes())
-    except ValueError:
+    except (ValueError, x509.InvalidVersion):
         raise typer.BadParameter(f"{path} holds no certificate in PEM.") from None

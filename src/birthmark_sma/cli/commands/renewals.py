@@ -17,6 +17,7 @@ from birthmark_sma.cli.opening import existing_database
 from birthmark_sma.cli.options import Json, command
 from birthmark_sma.cli.output import confirm, print_json, print_line, print_table, waiting
 from birthmark_sma.counts import counted
+from birthmark_sma.protocol.key_table import MAX_WIRE_INTEGER
 
 if TYPE_CHECKING:
     from birthmark_sma.authority.renewal.orders import Progress, RenewalOrder
@@ -40,7 +41,8 @@ def order(
     family: Annotated[str | None, Option(help="Devices of this family.")] = None,
     app_version: Annotated[str | None, Option(help="Devices with this app version.")] = None,
     table: Annotated[
-        int | None, Option(min=0, help="Devices to which this key table is assigned.")
+        int | None,
+        Option(min=0, max=MAX_WIRE_INTEGER, help="Devices to which this key table is assigned."),
     ] = None,
     all_: Annotated[bool, Option("--all", help="All devices.")] = False,
     within: Annotated[
@@ -152,7 +154,7 @@ def list_(
 @command(app, "renewals cancel")
 def cancel(
     settings: "Settings",
-    number: Annotated[int, Argument(min=1, help="The number of the order.")],
+    number: Annotated[int, Argument(min=1, max=MAX_WIRE_INTEGER, help="The number of the order.")],
     as_json: Json = False,
 ) -> None:
     """Cancel a renewal order. Devices that have not renewed get their usual window again."""

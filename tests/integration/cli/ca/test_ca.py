@@ -89,6 +89,8 @@ def test_nothing_is_done_without_an_answer(place: Place) -> None:
         (["compromised", "root"], 5),
         (["compromised", "intermediate", "--since", "yesterday"], 2),
         (["compromised", "intermediate", "--since", "2999-01-01"], 5),
+        (["compromised", "intermediate", "--since", "1969-12-31"], 5),
+        (["compromised", "intermediate", "--since", "0001-01-01T00:00+14:00"], 2),
     ],
 )
 def test_what_is_refused(place: Place, arguments: list[str], code: int) -> None:

@@ -88,6 +88,10 @@ def test_nothing_means_all_by_accident(place: Place) -> None:
         assert refused.returncode == 2
         assert "365d" in refused.stderr
     assert_refused(place.sma("renewals", "cancel", "7"), 5, "sma renewals list")
+    for too_large in (("cancel", str(2**63)), ("order", "--yes", "--table", str(2**63))):
+        refused = place.sma("renewals", *too_large)
+        assert refused.returncode == 2, refused.stderr
+        assert "2147483647" in refused.stderr
 
 
 def test_a_script_says_yes(fleet: tuple[Place, list[Camera]]) -> None:
