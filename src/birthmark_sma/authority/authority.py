@@ -198,7 +198,10 @@ def open_authority(
     )
     grace = timedelta(days=settings.renewal_grace_days)
     provisioner = Provisioner(
-        *(database, parts.maker, parts.first_answers, figures),
+        database,
+        parts.maker,
+        parts.first_answers,
+        figures,
         more_items={IssuedRenewal: partial(register_renewals, grace=grace)},
     )
     return Authority(

@@ -1,4 +1,4 @@
-"""Read durations of command-line options, such as 30d."""
+"""Read durations of command-line options, such as 30d. All commands take the same units."""
 
 import re
 from datetime import timedelta
@@ -7,22 +7,26 @@ from typer import BadParameter
 
 _DAY = 86_400
 _UNITS = {"s": 1, "m": 60, "h": 3_600, "d": _DAY, "w": 7 * _DAY}  # in seconds
-_MOST_DAYS = 3_650
+_LONGEST = timedelta(days=3_650)
 
 
-def parse_duration(text: str) -> timedelta:
+def parse_duration(
+    text: str, option: str, *, may_be_zero: bool = False, longest: timedelta = _LONGEST
+) -> timedelta:
     """Return the duration of a text such as 90s, 15m, 12h, 30d, 2w, or 0.
 
-    Raises BadParameter for anything else, and for more than 3,650 days.
+    `option` is the option that gives it, for the message. Raises BadParameter for anything else,
+    for more than `longest`, and for nothing at all unless it `may_be_zero`.
     """
     found = re.fullmatch(r"([0-9]{1,9})([smhdw])", text.strip())
-    if text.strip() == "0":
-        return timedelta()
-    if found is None:
+    if found is None and text.strip() != "0":
         raise BadParameter(
-            f"{text!r} is no duration. Give a number and a unit: 90s, 15m, 12h, 30d or 2w."
+            f"{text!r} is no duration. Give a number and a unit: 90s, 15m, 12h, 30d or 2w.",
+            param_hint=option,
         )
-    seconds = int(found[1]) * _UNITS[found[2]]
-    if seconds > _MOST_DAYS * _DAY:
-        raise BadParameter(f"{text} is longer than {_MOST_DAYS:,} days.")
+    seconds = 0 if found is None else int(found[1]) * _UNITS[found[2]]
+    if seconds == 0 and not may_be_zero:
+        raise BadParameter("Give at least a second.", param_hint=option)
+    if seconds > longest.total_seconds():
+        raise BadParameter(f"{text} is longer than {longest.days:,} days.", param_hint=option)
     return timedelta(seconds=seconds)

@@ -4,6 +4,8 @@ import json
 import platform
 import re
 import resource
+import shutil
+import socket
 import sqlite3
 import statistics
 import subprocess
@@ -38,6 +40,13 @@ def fleet(
     with Server(data_dir) as server, server.client() as client:
         cameras = [Camera.provisioned(client, serial) for serial in ("a", "b", "c c")]
     return place, cameras
+
+
+@pytest.fixture
+def copied_fleet(fleet: tuple[Place, list[Camera]], tmp_path: Path) -> Place:
+    """A copy of that authority, which a test may change."""
+    shutil.copytree(fleet[0].data_dir, tmp_path / "data")
+    return Place(tmp_path / "data")
 
 
 # --- validate
@@ -177,11 +186,47 @@ def test_a_device_is_re_enrolled(place: Place, tmp_path: Path) -> None:
     assert_refused(place.sma("provision", "x", "--output-dir", str(tmp_path / "third")), 5)
 
 
-@pytest.mark.parametrize("period", ["soon", "0", "91d", "5"])
-def test_a_permission_has_an_end(place: Place, period: str) -> None:
+@pytest.mark.parametrize(
+    ("period", "reason"), [("soon", "12h"), ("0", "a second"), ("91d", "90 days"), ("5", "12h")]
+)
+def test_a_permission_has_an_end(place: Place, period: str, reason: str) -> None:
     refused = place.sma("devices", "re-enrol", "x", "--for", period)
     assert refused.returncode == 2
-    assert "12h" in refused.stderr
+    assert reason in refused.stderr
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("devices", "re-enrol", "a", "--for"),
+        ("devices", "list", "--expiring-within"),
+        ("renewals", "order", "--all", "--dry-run", "--within"),
+        ("tables", "rotate", "0", "--dry-run", "--accept-earlier-for"),
+        ("keys", "create", "another", "--scope", "validate", "--expires"),
+        ("keys", "rotate", "newsroom", "--grace"),
+    ],
+)
+def test_all_commands_take_the_same_units(copied_fleet: Place, command: tuple[str, ...]) -> None:
+    copied_fleet.sma("keys", "create", "newsroom", "--scope", "validate")
+    for unit in "smhdw":
+        done = copied_fleet.sma(*command, f"2{unit}")
+        assert done.returncode == 0, done.stderr
+        copied_fleet.sma("keys", "revoke", "another")
+
+
+def test_all_acts_name_who_did_them(copied_fleet: Place) -> None:
+    """As user@host. With sudo, the user is who typed it."""
+
+    def act(*command: str) -> dict[str, Any]:
+        done = copied_fleet.sma(*command, "--json", settings={"SUDO_USER": "olga"})
+        return dict(json.loads(done.stdout))
+
+    acts = [
+        act("devices", "re-enrol", "a"),
+        act("renewals", "order", "--all", "--yes")["order"],
+        *(act("devices", verb, "a") for verb in ("suspend", "reinstate", "retire", "revoke")),
+    ]
+    assert {each["actor"] for each in acts} == {f"olga@{socket.gethostname()}"[:64]}
 
 
 def test_devices_by_the_end_of_their_certificate(fleet: tuple[Place, list[Camera]]) -> None:

@@ -17,6 +17,8 @@ from birthmark_sma.protocol.verdict import DeviceStatus
 KEY_COMPROMISE = "key_compromise"
 CESSATION = "cessation_of_operation"
 _MOST_ACTOR = 64  # characters of the column
+_OLDEST = datetime(1970, 1, 1, tzinfo=UTC)
+"""Nothing is older. Not every program can read a time of the first centuries in a list."""
 
 
 class Act(StrEnum):
@@ -88,22 +90,22 @@ class StatusChange:
 
 def suspend(actor: str) -> StatusChange:
     """Return the change that suspends devices: their certificates are on hold."""
-    return StatusChange(Act.SUSPEND, HOLD, actor[:_MOST_ACTOR])
+    return StatusChange(Act.SUSPEND, HOLD, actor)
 
 
 def reinstate(actor: str) -> StatusChange:
     """Return the change that ends suspensions."""
-    return StatusChange(Act.REINSTATE, None, actor[:_MOST_ACTOR])
+    return StatusChange(Act.REINSTATE, None, actor)
 
 
 def revoke(actor: str, reason: str, invalid_since: datetime | None = None) -> StatusChange:
     """Return the change that revokes devices for ever."""
-    return StatusChange(Act.REVOKE, reason, actor[:_MOST_ACTOR], invalid_since)
+    return StatusChange(Act.REVOKE, reason, actor, invalid_since)
 
 
 def retire(actor: str) -> StatusChange:
     """Return the change that retires devices: they are out of use, and nobody has their keys."""
-    return StatusChange(Act.RETIRE, CESSATION, actor[:_MOST_ACTOR])
+    return StatusChange(Act.RETIRE, CESSATION, actor)
 
 
 class Effect(StrEnum):

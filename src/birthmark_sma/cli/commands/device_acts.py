@@ -5,9 +5,6 @@ are in `states.py` beside it. An act is done as a whole or not at all. A command
 all devices because nothing was named.
 """
 
-import getpass
-import os
-import socket
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -20,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, BinaryIO
 import typer
 from typer import Argument, Option
 
+from birthmark_sma.cli.actor import find_actor
 from birthmark_sma.cli.opening import existing_database
 from birthmark_sma.cli.options import Json
 from birthmark_sma.cli.output import confirm, print_json, print_line, print_table, waiting
@@ -155,15 +153,6 @@ def retire(settings: "Settings", options: ActOptions, as_json: Json = False) -> 
     _act(settings, options, states.retire(find_actor()), as_json=as_json)
 
 
-def find_actor() -> str:
-    """Return who runs this command, as user@host. It is a note, and proves nothing."""
-    try:
-        user = os.environ.get("SUDO_USER") or getpass.getuser()
-    except (OSError, KeyError):  # a container's user may have no name
-        user = str(os.getuid())
-    return f"{user}@{socket.gethostname()}"
-
-
 def parse_time(text: str | None, option: str) -> datetime | None:
     """Return the time that an option gives, in UTC if it has no zone. Raises BadParameter."""
     if text is None:
@@ -187,15 +176,13 @@ def _act(
         if options.dry_run or _has_to_ask(options, wanted, change):
             preview = change_devices(database, wanted, change, dry_run=True)
             if options.dry_run:
-                _print(preview, change, done=False, as_json=as_json)
-                preview.check(change)
+                _report(preview, change, done=False, as_json=as_json)
                 return
             if preview.changed and not preview.is_prevented:
                 _ask(preview, change)
         with waiting("Changing the register"):
             result = change_devices(database, wanted, change)
-    _print(result, change, done=not result.is_prevented, as_json=as_json)
-    result.check(change)
+    _report(result, change, done=not result.is_prevented, as_json=as_json)
 
 
 def _has_to_ask(
@@ -228,13 +215,16 @@ def _ask(preview: "ActResult", change: "StatusChange") -> None:
     )
 
 
-def _print(result: "ActResult", change: "StatusChange", *, done: bool, as_json: bool) -> None:
+def _report(result: "ActResult", change: "StatusChange", *, done: bool, as_json: bool) -> None:
+    """Print what an act did or would do. Raise its error if the devices prevent it.
+
+    JSON is printed before the error as well, because it lists all devices that prevent the act.
+    """
     if as_json:
         print_json(_as_json(result, change, done=done))
-    elif not done:
-        _print_preview(result, change)
-    else:
-        _print_done(result, change)
+    result.check(change)
+    if not as_json:
+        (_print_done if done else _print_preview)(result, change)
 
 
 def _as_json(result: "ActResult", change: "StatusChange", *, done: bool) -> dict[str, object]:

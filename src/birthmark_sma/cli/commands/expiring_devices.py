@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from birthmark_sma.cli.commands.keys import parse_duration
+from birthmark_sma.cli.durations import parse_duration
 from birthmark_sma.cli.output import print_json, print_line, print_table
 
 if TYPE_CHECKING:
@@ -30,11 +30,7 @@ def list_expiring(
     from birthmark_sma.authority.devices import certificates_store
     from birthmark_sma.storage.portable_sql import database_time
 
-    period = parse_duration(within)
-    if period is None:
-        raise typer.BadParameter(
-            "Give a number with m, h, d or w, such as 90d.", param_hint="--expiring-within"
-        )
+    period = parse_duration(within, "--expiring-within", may_be_zero=True)
     now = database_time(connection)
     # One more than a page, to know whether there is a next page.
     found = certificates_store.list_expiring(

@@ -4,7 +4,6 @@ The rules are in `authority/access/keys.py`. A secret is printed once, by `creat
 must never be stored or logged.
 """
 
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import typer
 from typer import Argument, Option
 
+from birthmark_sma.cli.durations import parse_duration
 from birthmark_sma.cli.opening import existing_database
 from birthmark_sma.cli.options import Json, command
 from birthmark_sma.cli.output import print_fields, print_json, print_line, print_stderr, print_table
@@ -36,8 +36,6 @@ NameOrId = Annotated[str, Argument(help="The key's name or id.")]
 
 _Text = TypeVar("_Text", str, Path)
 _Value = TypeVar("_Value")
-
-_UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -191,11 +189,7 @@ def rotate(
     """Create a new secret for an access key. It is shown only once."""
     from birthmark_sma.authority.access.keys import rotate_key
 
-    longer = timedelta(0) if grace == "0" else parse_duration(grace)
-    if longer is None:
-        raise typer.BadParameter(
-            "Give 0, or a number with m, h, d or w, such as 24h.", param_hint="--grace"
-        )
+    longer = parse_duration(grace, "--grace", may_be_zero=True)
     with existing_database(settings) as database:
         issued = rotate_key(database, key, longer)
     _print_issued(issued, as_json=as_json)
@@ -277,16 +271,15 @@ def _moment(text: str) -> datetime:
     It is a duration from now, a day (until its end in UTC) or an ISO 8601 time, which is in UTC if
     it has no zone. Raises BadParameter for anything else.
     """
-    longer = parse_duration(text)
-    if longer is not None:
-        return datetime.now(UTC) + longer
     try:
         return _end_of_day(text) or _in_utc(datetime.fromisoformat(text))
     except (ValueError, OverflowError):  # OverflowError: the end of 9999-12-31 has no datetime
-        raise typer.BadParameter(
-            "Give a duration such as 12h or 7d, a day before 9999-12-31, or a time.",
-            param_hint="--expires",
-        ) from None
+        pass
+    try:
+        return datetime.now(UTC) + parse_duration(text, "--expires")
+    except typer.BadParameter as refused:
+        refused.message += " Or give a day before 9999-12-31, or a time: 2026-12-31T18:00+01:00."
+        raise
 
 
 def _end_of_day(text: str) -> datetime | None:
@@ -300,12 +293,6 @@ def _end_of_day(text: str) -> datetime | None:
 
 def _in_utc(when: datetime) -> datetime:
     return when.replace(tzinfo=UTC) if when.tzinfo is None else when.astimezone(UTC)
-
-
-def parse_duration(text: str) -> timedelta | None:
-    """Return the duration of a text such as `12h` or `7d`, or None for any other text."""
-    found = re.fullmatch(r"([1-9]\d{0,4})([mhdw])", text)
-    return None if found is None else timedelta(**{_UNITS[found[2]]: int(found[1])})
 
 
 def _fingerprint(path: Path) -> bytes:

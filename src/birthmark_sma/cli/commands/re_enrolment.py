@@ -4,15 +4,13 @@
 device itself then sends an ordinary provisioning request.
 """
 
-import getpass
-import os
 from datetime import timedelta
 from typing import TYPE_CHECKING, Annotated
 
-import typer
 from typer import Argument, Option
 
-from birthmark_sma.cli.commands.keys import parse_duration
+from birthmark_sma.cli.actor import find_actor
+from birthmark_sma.cli.durations import parse_duration
 from birthmark_sma.cli.opening import existing_database
 from birthmark_sma.cli.options import Json
 from birthmark_sma.cli.output import print_json, print_line
@@ -22,7 +20,6 @@ if TYPE_CHECKING:
     from birthmark_sma.config import Settings
 
 _LONGEST = timedelta(days=90)
-_MAX_ACTOR = 64  # the size of the column
 
 
 def re_enrol(
@@ -52,13 +49,9 @@ def re_enrol(
         else:
             print_line(f"{known} had no permission to be re-enrolled. Nothing was changed.")
         return
-    period = parse_duration(for_)
-    if period is None or period > _LONGEST:
-        raise typer.BadParameter(
-            "Give a number with m, h, d or w, such as 12h, up to 90d.", param_hint="--for"
-        )
+    period = parse_duration(for_, "--for", longest=_LONGEST)
     with existing_database(settings) as database:
-        permission = re_enrolments.allow(database, device_serial, period, operator_name())
+        permission = re_enrolments.allow(database, device_serial, period, find_actor())
     if as_json:
         print_json(permission_as_json(permission))
         return
@@ -71,14 +64,6 @@ def re_enrol(
         " certificate stays valid; then it is revoked as superseded."
     )
     print_line(f"To undo: sma devices re-enrol '{permission.device_serial}' --cancel")
-
-
-def operator_name() -> str:
-    """Return the name of the system's user who runs this command, as the actor of a change."""
-    try:
-        return getpass.getuser()[:_MAX_ACTOR]
-    except (KeyError, OSError):  # a container may have a user id without a name
-        return f"uid {os.getuid()}"
 
 
 def permission_as_json(permission: "ReEnrolment") -> dict[str, object]:

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer import Argument, Option
 
-from birthmark_sma.cli.commands.keys import parse_duration
-from birthmark_sma.cli.commands.re_enrolment import operator_name
+from birthmark_sma.cli.actor import find_actor
+from birthmark_sma.cli.durations import parse_duration
 from birthmark_sma.cli.opening import existing_database
 from birthmark_sma.cli.options import Json, command
 from birthmark_sma.cli.output import confirm, print_json, print_line, print_table, waiting
@@ -67,11 +67,7 @@ def order(
         raise typer.BadParameter(
             "Give --issuer, --family, --app-version or --table, or else --all alone."
         )
-    period = parse_duration(within)
-    if period is None or period > _LONGEST:
-        raise typer.BadParameter(
-            "Give a number with m, h, d or w, such as 7d, up to 365d.", param_hint="--within"
-        )
+    period = parse_duration(within, "--within", longest=_LONGEST)
     with existing_database(settings) as database:
         with waiting("Counting devices"):
             matched = orders.preview(database, criteria)
@@ -89,7 +85,7 @@ def order(
                 "Repeat the command with --yes.",
                 yes=yes,
             )
-        given = orders.give_order(database, criteria, period, operator_name())
+        given = orders.give_order(database, criteria, period, find_actor())
     if as_json:
         print_json({"matched": given.matched, "order": _order_as_json(given)})
         return

@@ -65,7 +65,7 @@ def rotate(
     from birthmark_sma.storage.outages.deadlines import LONG_SECONDS
     from birthmark_sma.storage.portable_sql import database_time
 
-    overlap = parse_duration(accept_earlier_for)
+    overlap = parse_duration(accept_earlier_for, "--accept-earlier-for", may_be_zero=True)
     with existing_database(settings) as database:
         with waiting("Counting devices"), database.read(LONG_SECONDS) as connection:
             chosen = _choose(connection, table_ids, device, all_=all_)

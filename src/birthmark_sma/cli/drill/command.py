@@ -113,10 +113,7 @@ def drill(
 def _seconds_of(within: str | None, devices: int) -> float:
     if within is None:
         return max(_LEAST_SECONDS, devices / _RENEWALS_A_SECOND)
-    seconds = parse_duration(within).total_seconds()
-    if seconds < 1:
-        raise typer.BadParameter("Give the devices at least a second.", param_hint="--within")
-    return seconds
+    return parse_duration(within, "--within").total_seconds()
 
 
 def _bar(what: str, unit: Literal["bytes", "steps"]) -> AbstractContextManager[Progressed]:

@@ -177,7 +177,7 @@ def test_who_cannot_change_prevents_all(fleet: Place) -> None:
     """And a filter leaves them out."""
     act(fleet, "revoke", SERIALS[0])
     refused = act(fleet, "retire", *SERIALS[:2])
-    assert refused.returncode == 5
+    assert (refused.returncode, refused.stdout) == (5, "")
     assert f"{SERIALS[0]} is revoked, so it cannot become retired" in refused.stderr
     done = act(fleet, "retire", "--family", "Test", "--yes")
     assert done.stdout == "19 devices are retired. 1 cannot change: revoked.\n"
@@ -235,8 +235,16 @@ def test_a_dry_run(fleet: Place) -> None:
     told = json.loads(act(fleet, "revoke", "--family", "Test", "--dry-run", "--json").stdout)
     assert (told["done"], told["changed"]) == (False, SERIALS)
     assert statuses(fleet) == UNCHANGED | {SERIALS[0]: "suspended"}
-    unknown = act(fleet, "revoke", "nobody", "--dry-run")
-    assert unknown.returncode == 5
+
+
+@pytest.mark.parametrize("how", [(), ("--yes",), ("--dry-run",)])
+def test_an_act_that_is_prevented_promises_nothing(fleet: Place, how: tuple[str, ...]) -> None:
+    """It prints its error, and no number of devices beside it."""
+    act(fleet, "revoke", SERIALS[0])
+    for verb, serials in [("revoke", ["nobody"]), ("suspend", SERIALS[:2])]:
+        refused = act(fleet, verb, *serials, *how)
+        assert (refused.returncode, refused.stdout) == (5, "")
+        assert refused.stderr.endswith("Nothing changed.\n")
 
 
 # --- reasons

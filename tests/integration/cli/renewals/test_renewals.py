@@ -83,10 +83,10 @@ def test_nothing_means_all_by_accident(place: Place) -> None:
         refused = place.sma("renewals", "order", *wrong)
         assert refused.returncode == 2
         assert "--all" in refused.stderr
-    for within in ("0d", "366d", "soon"):
+    for within, reason in [("0d", "a second"), ("366d", "365 days"), ("soon", "12h")]:
         refused = place.sma("renewals", "order", "--all", "--within", within)
         assert refused.returncode == 2
-        assert "365d" in refused.stderr
+        assert reason in refused.stderr
     assert_refused(place.sma("renewals", "cancel", "7"), 5, "sma renewals list")
     for too_large in (("cancel", str(2**63)), ("order", "--yes", "--table", str(2**63))):
         refused = place.sma("renewals", *too_large)
