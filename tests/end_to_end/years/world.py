@@ -19,7 +19,6 @@ import random
 import re
 import sys
 import time
-from collections import Counter
 from contextlib import closing
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -54,7 +53,7 @@ class Report:
     doctor_runs: int = 0
     acts: list[str] = field(default_factory=list)
     """The commands that the operator typed, each with its day."""
-    restarts: Counter[str] = field(default_factory=Counter)
+    restarts: dict[str, int] = field(default_factory=dict)
     captured: int = 0
     """The pictures that cameras took. All were in queues before the first was sent."""
     pictures: int = 0
@@ -241,7 +240,7 @@ class World:
         return Fleet(Cameras(folder / "cameras", url, serials, pins, _KEYS), self._aggregation)
 
     def _note(self, event: str) -> None:
-        self.report.restarts[event] += 1
+        self.report.restarts[event] = self.report.restarts.get(event, 0) + 1
         tell(f"day {self.day}: {event}")
 
     # --- the operator
