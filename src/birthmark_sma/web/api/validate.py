@@ -28,7 +28,7 @@ from birthmark_sma.errors import (
 from birthmark_sma.protocol.camera_token import CameraToken
 from birthmark_sma.protocol.key_derivation import NORMATIVE, Derivation
 from birthmark_sma.web.api import examples, openapi
-from birthmark_sma.web.api.models import ValidateNucRequest, ValidateNucResponse, verdict
+from birthmark_sma.web.api.models.validation import ValidateNucRequest, ValidateNucResponse, verdict
 from birthmark_sma.web.middleware.admission import check_room
 from birthmark_sma.web.middleware.rate_limit import consume_shared, show_quotas
 from birthmark_sma.web.middleware.request_body import parse, read_json

@@ -25,7 +25,7 @@ from birthmark_sma.protocol.verdict import Verdict
 from birthmark_sma.storage.pool.pool import Reservation
 from birthmark_sma.web.api import examples, openapi
 from birthmark_sma.web.api.batch_parsing import parse_batch, parse_elements
-from birthmark_sma.web.api.models import ValidateBatchRequest, ValidateBatchResponse
+from birthmark_sma.web.api.models.validation import ValidateBatchRequest, ValidateBatchResponse
 from birthmark_sma.web.api.validate import (
     BATCH_PATH,
     JsonAnswer,

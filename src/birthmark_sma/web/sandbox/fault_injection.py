@@ -31,7 +31,7 @@ from birthmark_sma.errors import (
     TokenAlreadySubmittedError,
     UnknownDeviceError,
 )
-from birthmark_sma.web.api.models import rfc3339
+from birthmark_sma.web.api.models.wire import rfc3339
 from birthmark_sma.web.middleware.timeouts import run_with_timeout
 from birthmark_sma.web.problem_documents import error_response, problem_response
 from birthmark_sma.web.problems import Problem, RequestError
