@@ -15,7 +15,7 @@ from fastapi import APIRouter
 from pydantic_core import to_json
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from birthmark_sma.authority.rate_limits.limiter import Kind
+from birthmark_sma.authority.rate_limits.limits import Kind
 from birthmark_sma.authority.validation.records import Validation
 from birthmark_sma.authority.validation.service import counts_as_fail, is_withheld
 from birthmark_sma.config import Disclosure, ReplayPolicy

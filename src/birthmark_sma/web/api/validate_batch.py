@@ -11,7 +11,7 @@ from fastapi import APIRouter
 from pydantic_core import to_json
 from starlette.types import ASGIApp
 
-from birthmark_sma.authority.rate_limits.limiter import Kind
+from birthmark_sma.authority.rate_limits.limits import Kind
 from birthmark_sma.authority.validation.records import Validation
 from birthmark_sma.authority.validation.service import counts_as_fail
 from birthmark_sma.errors import (
@@ -40,12 +40,7 @@ from birthmark_sma.web.middleware.admission import (
     most_tokens,
     reserved_room,
 )
-from birthmark_sma.web.middleware.rate_limit import (
-    check_left,
-    consume,
-    consume_shared,
-    show_quotas,
-)
+from birthmark_sma.web.middleware.rate_limit import check_left, consume, consume_shared, show_quotas
 from birthmark_sma.web.middleware.request_body import read_json
 from birthmark_sma.web.problems import InvalidRequestError, RequestError
 from birthmark_sma.web.server_state import ApiRequest

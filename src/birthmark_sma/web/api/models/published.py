@@ -5,11 +5,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from birthmark_sma.protocol.camera_token import (
-    ENCRYPTED_NUC_HASH_BYTES,
-    NONCE_BYTES,
-    CameraToken,
-)
+from birthmark_sma.protocol.camera_token import ENCRYPTED_NUC_HASH_BYTES, NONCE_BYTES, CameraToken
 from birthmark_sma.protocol.key_table import TABLES_PER_DEVICE
 from birthmark_sma.protocol.verdict import Reason, Verdict
 from birthmark_sma.web.api import examples

@@ -6,9 +6,7 @@ from pydantic import ConfigDict, Field
 
 from birthmark_sma.authority.validation.records import Validation
 from birthmark_sma.config import Disclosure
-from birthmark_sma.protocol.camera_token import (
-    CameraToken,
-)
+from birthmark_sma.protocol.camera_token import CameraToken
 from birthmark_sma.protocol.verdict import TEXTS, Reason, Verdict
 from birthmark_sma.web.api import examples
 from birthmark_sma.web.api.models.wire import (
