@@ -20,7 +20,7 @@ from birthmark_sma.authority.validation import replay_ledger
 from birthmark_sma.authority.validation.store import make_store
 from birthmark_sma.protocol.camera_token import token_digest
 from birthmark_sma.protocol.replay import SeenToken
-from birthmark_sma.web.api.models import ValidateNucRequest
+from birthmark_sma.web.api.models.validation import ValidateNucRequest
 from birthmark_sma.web.api.validate import PATH
 from tests.support.programs.server import REAL_SMA
 

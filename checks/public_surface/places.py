@@ -22,7 +22,7 @@ from birthmark_sma.authority.kek.passphrase_file import PASSPHRASE_FILE
 from birthmark_sma.authority.kek.sources import KekSecret, KekSource
 from birthmark_sma.authority.key_tables import cache as key_table_cache
 from birthmark_sma.authority.operations import backup_manifest
-from birthmark_sma.authority.rate_limits.limiter import DEFAULTS as DEFAULT_RATES
+from birthmark_sma.authority.rate_limits.limits import DEFAULTS as DEFAULT_RATES
 from birthmark_sma.cli import exit_codes
 from birthmark_sma.cli.commands import device_files
 from birthmark_sma.cli.main import app as command_line

@@ -11,12 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from checks.public_surface import places
-from checks.public_surface.text import (
-    format_signature,
-    format_type,
-    format_value,
-    leave_out_empty,
-)
+from checks.public_surface.text import format_signature, format_type, format_value, leave_out_empty
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = "birthmark_sma"

@@ -4,7 +4,7 @@ import pytest
 import typer
 from pydantic import BaseModel
 
-from birthmark_sma.authority.rate_limits.limiter import DEFAULTS
+from birthmark_sma.authority.rate_limits.limits import DEFAULTS
 from birthmark_sma.cli.main import app
 from birthmark_sma.config import NewSecret, Settings, describe_default, find_setting
 

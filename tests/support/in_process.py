@@ -10,7 +10,7 @@ import httpx2
 
 from birthmark_sma.authority.authority import Authority
 from birthmark_sma.errors import BirthmarkError, ConflictError, IdempotencyKeyReusedError
-from birthmark_sma.web.api.models import ProvisionRequest, ProvisionResponse
+from birthmark_sma.web.api.models.provisioning import ProvisionRequest, ProvisionResponse
 
 Fault = Callable[[httpx2.Request, Callable[[], httpx2.Response]], httpx2.Response]
 """Replaces a response. The second argument makes the real response, and may be called or not."""

@@ -44,7 +44,7 @@ from birthmark_sma.protocol.key_derivation import (
 )
 from birthmark_sma.protocol.key_table import STANDARD_SIZES
 from birthmark_sma.protocol.renewal import make_proof, sign_renewal, verify_renewal
-from birthmark_sma.web.api.models import ProvisionResponse
+from birthmark_sma.web.api.models.provisioning import ProvisionResponse
 from vectors.generator import seeded_keys
 from vectors.generator.all_files import all_files
 from vectors.generator.sealing import RSA_2048, agree, public_jwk, recipient_key

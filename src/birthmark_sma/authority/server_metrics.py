@@ -10,7 +10,8 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from birthmark_sma.authority.rate_limits.limiter import Kind, RateLimitFigures
+from birthmark_sma.authority.rate_limits.limiter import RateLimitFigures
+from birthmark_sma.authority.rate_limits.limits import Kind
 from birthmark_sma.errors import DatabaseFault
 from birthmark_sma.pki.ocsp.responses import ResponseStatus, Status
 from birthmark_sma.runtime import metrics

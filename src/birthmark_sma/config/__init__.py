@@ -1,8 +1,8 @@
 """The settings of the authority: one table, from which everything else about settings is made.
 
 `settings.py` is the table. `loading.py` merges flags, environment and file into it. `setting.py`
-describes one setting. The command line builds its flags and help from the table, and
-`make reference-pages` builds the table of docs/settings.md.
+describes one setting, and `values.py` checks values. The command line builds its flags and help
+from the table, and `make reference-pages` builds the table of docs/settings.md.
 """
 
 from birthmark_sma.config.choices import (
@@ -31,7 +31,6 @@ from birthmark_sma.config.settings import (
     SECRET_FIELDS,
     NewSecret,
     Settings,
-    is_origin,
 )
 
 __all__ = [
@@ -52,7 +51,6 @@ __all__ = [
     "describe_default",
     "environment_variable",
     "find_setting",
-    "is_origin",
     "load_new_secret",
     "load_settings",
 ]

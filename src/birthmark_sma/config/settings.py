@@ -2,14 +2,13 @@
 
 `loading.py` creates the frozen `Settings`; all other modules only read it. The variables of hosting
 platforms (`DATABASE_URL`, `CA_PASSWORD`, `PORT`) keep their names. All others have the field's name
-in capitals with the prefix `SMA_`. The error messages of validators must never show a value.
+in capitals with the prefix `SMA_`. `values.py` checks values that a type does not describe.
 """
 
 import ipaddress
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
-from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
 
@@ -22,6 +21,16 @@ from birthmark_sma.config.choices import (
     ReplayPolicy,
 )
 from birthmark_sma.config.setting import Setting
+from birthmark_sma.config.values import (
+    add_traces_path,
+    check_origins,
+    check_passphrase,
+    check_rates,
+    check_redis_url,
+    check_url,
+    parse_networks,
+    split_list,
+)
 from birthmark_sma.http_requests import is_loopback
 from birthmark_sma.pki.keys.ca_keys import CaKeyType
 from birthmark_sma.protocol.key_table import (
@@ -31,12 +40,10 @@ from birthmark_sma.protocol.key_table import (
     TABLES_PER_DEVICE,
     TableSizes,
 )
-from birthmark_sma.rates import parse_rates
 
 # A settings file with one of these must not be readable by other users.
 SECRET_FIELDS = {"ca_password", "database_url", "rate_store"}
 _PROCESSES = "1 with SQLite, else one a core, if memory and PostgreSQL's connections allow"
-_DEFAULT_PORTS = {"http": 80, "https": 443}
 
 # The commands that have a flag for a setting, as they are typed after `sma`.
 _SERVE = ("serve",)
@@ -227,91 +234,17 @@ class Settings(BaseModel):
     traces_url: Annotated[str | None, Setting(_SERVE)] = None
     """The URL of an OpenTelemetry collector (OTLP over HTTP), such as http://127.0.0.1:4318."""
 
-    @field_validator("traces_url")
-    @classmethod
-    def _path_of_traces(cls, value: str | None) -> str | None:
-        url = cls._plain_url(value)
-        return f"{url}/v1/traces" if url and not urlsplit(url).path else url
-
-    @field_validator("public_url")
-    @classmethod
-    def _plain_url(cls, value: str | None) -> str | None:
-        if value is None:
-            return None
-        parts = urlsplit(value)
-        plain = value.isascii() and value.isprintable() and " " not in value
-        if not (plain and parts.scheme in {"http", "https"} and parts.hostname):
-            raise ValueError("give a plain http:// or https:// URL with a host")
-        if parts.query or parts.fragment or parts.username:
-            raise ValueError("leave out query, fragment and user")
-        return value.rstrip("/")
-
-    @field_validator("trusted_proxies", mode="before")
-    @classmethod
-    def _networks(cls, value: Any) -> Any:
-        listed = value.split(",") if isinstance(value, str) else value
-        texts = isinstance(listed, list | tuple) and all(isinstance(each, str) for each in listed)
-        if not texts:
-            raise ValueError("give a list of addresses and networks")
-        try:
-            networks = tuple(ipaddress.ip_network(each.strip()) for each in listed if each.strip())
-        except ValueError as error:
-            raise ValueError(f"{error}; give addresses and networks, as in 10.0.0.0/8") from None
-        # With 0.0.0.0/0 every client could claim any address in a header.
-        if any(network.prefixlen == 0 for network in networks):
-            raise ValueError("it trusts every address; name the proxies")
-        return networks
-
-    @field_validator(
-        "rate_provision",
-        "rate_validate",
-        "rate_failures",
-        "rate_admin",
-        "rate_ocsp",
-        "rate_guesses",
-        "rate_renew",
-    )
-    @classmethod
-    def _rate(cls, value: str | None) -> str | None:
-        if value is not None:
-            parse_rates(value)
-        return value
-
-    @field_validator("rate_store")
-    @classmethod
-    def _redis_url(cls, value: SecretStr | None) -> SecretStr | None:
-        if value is not None:
-            try:
-                parts = urlsplit(value.get_secret_value())
-                usable = parts.scheme in {"redis", "rediss"} and bool(parts.hostname)
-                usable = usable and (parts.port is None or parts.port > 0)
-            except ValueError:
-                usable = False
-            if not usable:
-                raise ValueError("give a URL such as redis://host:6379/0, or rediss:// for TLS")
-        return value
-
-    @field_validator("cors_origins", mode="before")
-    @classmethod
-    def _split(cls, value: object) -> object:
-        if isinstance(value, str):
-            return tuple(each.strip() for each in value.split(",") if each.strip())
-        return value
-
-    @field_validator("cors_origins")
-    @classmethod
-    def _exact_origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        if not all(is_origin(each) for each in value):
-            raise ValueError(
-                "give origins as browsers write them, such as https://app.example.org or"
-                " http://localhost:3000, without a path; * and null are not origins"
-            )
-        return value
-
-    @field_validator("ca_password")
-    @classmethod
-    def _usable_passphrase(cls, value: SecretStr | None) -> SecretStr | None:
-        return _checked_passphrase(value)
+    _traces = field_validator("traces_url")(add_traces_path)
+    _url = field_validator("public_url")(check_url)
+    _networks = field_validator("trusted_proxies", mode="before")(parse_networks)
+    _rates = field_validator(
+        *("rate_provision", "rate_validate", "rate_failures", "rate_admin"),
+        *("rate_ocsp", "rate_guesses", "rate_renew"),
+    )(check_rates)
+    _redis = field_validator("rate_store")(check_redis_url)
+    _origin_list = field_validator("cors_origins", mode="before")(split_list)
+    _origins = field_validator("cors_origins")(check_origins)
+    _passphrase = field_validator("ca_password")(check_passphrase)
 
     @property
     def processes(self) -> int:
@@ -375,16 +308,7 @@ class NewSecret(BaseModel):
     new_kek_command: Annotated[str | None, Field(repr=False), Setting(("secrets rotate",))] = None
     """A command that writes the new key-encryption key to stdout."""
 
-    @field_validator("new_ca_password")
-    @classmethod
-    def _usable_passphrase(cls, value: SecretStr | None) -> SecretStr | None:
-        return _checked_passphrase(value)
-
-
-def _checked_passphrase(value: SecretStr | None) -> SecretStr | None:
-    if value is not None and not 1 <= len(value.get_secret_value().encode()) <= 1023:
-        raise ValueError("give a passphrase of 1 to 1023 bytes")
-    return value
+    _passphrase = field_validator("new_ca_password")(check_passphrase)
 
 
 PROTOTYPE: Mapping[str, Any] = {
@@ -401,18 +325,3 @@ SANDBOX: Mapping[str, Any] = {
 }
 """Defaults with `--sandbox`: a CA key that is fast to create, and a directory of its own. It is no
 setting, so that a copied environment or file never turns an authority into a sandbox."""
-
-
-def is_origin(text: str) -> bool:
-    """Return whether a text is an origin as browsers serialise it (RFC 6454, section 6.2)."""
-    try:
-        parts = urlsplit(text)
-        port = parts.port
-    except ValueError:
-        return False
-    if parts.scheme not in _DEFAULT_PORTS or not parts.hostname or port == 0:
-        return False
-    host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
-    end = "" if port in {None, _DEFAULT_PORTS[parts.scheme]} else f":{port}"
-    plain = text.isascii() and text.isprintable() and not set(text) & set(" *\\\"'<>")
-    return plain and text == f"{parts.scheme}://{host}{end}"

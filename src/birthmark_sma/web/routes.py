@@ -22,7 +22,7 @@ from birthmark_sma.authority.ca.issuers import (
     ROOTS_PATH,
     ROOTS_SIGNATURE_PATH,
 )
-from birthmark_sma.authority.rate_limits.limiter import Kind
+from birthmark_sma.authority.rate_limits.limits import Kind
 
 Scopes: TypeAlias = frozenset[KeyScope] | None
 """The scopes that may use a route. None means that no key is needed; a bearer key that is sent is

@@ -9,12 +9,8 @@ import pytest
 
 from birthmark_sma.authority.access.caller import Caller
 from birthmark_sma.authority.access.store import AccessKey, KeyScope
-from birthmark_sma.authority.rate_limits.limiter import (
-    DEFAULTS,
-    Kind,
-    RateLimits,
-    make_rate_limits,
-)
+from birthmark_sma.authority.rate_limits.limiter import RateLimits, make_rate_limits
+from birthmark_sma.authority.rate_limits.limits import DEFAULTS, Kind
 from birthmark_sma.config import load_settings
 from birthmark_sma.errors import RateLimitedError
 from birthmark_sma.rates import Rate, parse_rates

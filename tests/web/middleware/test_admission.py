@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from birthmark_sma.web.api.models import ValidateBatchRequest, ValidateNucRequest
+from birthmark_sma.web.api.models.validation import ValidateBatchRequest, ValidateNucRequest
 from birthmark_sma.web.middleware.admission import announced_bytes, most_tokens
 from birthmark_sma.web.middleware.request_body import checked, parse
 

@@ -29,11 +29,7 @@ from sqlalchemy import (
 from birthmark_sma.authority.devices.states import weaker_than
 from birthmark_sma.pki.crl import HOLD
 from birthmark_sma.protocol.verdict import DeviceStatus
-from birthmark_sma.storage.portable_sql import (
-    UtcDateTime,
-    insert_from_select,
-    is_any_of,
-)
+from birthmark_sma.storage.portable_sql import UtcDateTime, insert_from_select, is_any_of
 from birthmark_sma.storage.schema.certificates import earlier_certificates, revoked_certificates
 from birthmark_sma.storage.schema.devices import registered_devices as devices
 

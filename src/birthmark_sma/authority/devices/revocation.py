@@ -15,12 +15,7 @@ from sqlalchemy import ColumnElement, Connection, select, update
 from birthmark_sma.authority.ca import crl_store
 from birthmark_sma.authority.devices import abuse_flags, certificates_store
 from birthmark_sma.authority.devices import store as device_store
-from birthmark_sma.authority.devices.states import (
-    Act,
-    Effect,
-    StatusChange,
-    judge,
-)
+from birthmark_sma.authority.devices.states import Act, Effect, StatusChange, judge
 from birthmark_sma.authority.devices.store import Device
 from birthmark_sma.errors import ConfigurationError, DeviceStatusError, UnknownDeviceError
 from birthmark_sma.protocol.verdict import DeviceStatus

@@ -34,11 +34,7 @@ from birthmark_sma.authority.key_tables import cache as key_table_cache
 from birthmark_sma.authority.key_tables import store as key_table_store
 from birthmark_sma.authority.provisioning import idempotency, idempotency_store
 from birthmark_sma.config import NewSecret, Settings
-from birthmark_sma.errors import (
-    ConfigurationError,
-    NotInitialisedError,
-    RotationError,
-)
+from birthmark_sma.errors import ConfigurationError, NotInitialisedError, RotationError
 from birthmark_sma.storage.engine import Database
 from birthmark_sma.storage.locks import AdvisoryLock, only_one
 from birthmark_sma.storage.schema.key_tables import earlier_table_keys, key_tables

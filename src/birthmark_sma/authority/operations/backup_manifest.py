@@ -17,14 +17,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import IO, Annotated, BinaryIO, Literal
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    PlainSerializer,
-    WithJsonSchema,
-)
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, WithJsonSchema
 from sqlalchemy import Connection, func, select
 
 from birthmark_sma.authority.kek.store import KekRecord

@@ -20,90 +20,26 @@ import asyncio
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from enum import StrEnum
 from functools import lru_cache
-from typing import NamedTuple
 
 from birthmark_sma.authority.access.caller import Caller
-from birthmark_sma.authority.rate_limits.memory_store import MemoryStore
+from birthmark_sma.authority.rate_limits.limits import DEFAULTS, Kind, Limit, Quota
 from birthmark_sma.authority.rate_limits.redis_connection import (
     RedisConnection,
     StoreAwayError,
     StoreFigures,
 )
-from birthmark_sma.authority.rate_limits.redis_store import RedisStore
-from birthmark_sma.authority.rate_limits.shared_store import SharedStore
 from birthmark_sma.authority.rate_limits.shared_windows import SharedWindows
-from birthmark_sma.authority.rate_limits.store import (
-    Block,
-    Left,
-    Usage,
-    remaining,
-    seconds_until,
-)
+from birthmark_sma.authority.rate_limits.store import Block, Usage, remaining, seconds_until
 from birthmark_sma.config import Settings
-from birthmark_sma.counts import counted
 from birthmark_sma.errors import RateLimitedError, RateRefusedError
-from birthmark_sma.rates import Rate, burst_of, parse_rates
+from birthmark_sma.rates import Rate, parse_rates
 
 _MOST_OWN_RATES = 1_024  # cached limits of access keys that have a rate of their own
 
 _log = logging.getLogger(__name__)
-
-
-class Kind(StrEnum):
-    """The kind of units that a limit counts. The first three have the names of key scopes.
-
-    The caller of a `renew` is the device itself (`RenewingDevice`).
-    """
-
-    PROVISION = "provision"
-    VALIDATE = "validate"
-    ADMIN = "admin"
-    FAILURES = "failures"
-    GUESSES = "guesses"
-    OCSP = "ocsp"
-    RENEW = "renew"
-
-
-DEFAULTS: Mapping[Kind, str] = {
-    Kind.PROVISION: "600/minute",
-    Kind.VALIDATE: "300000/minute",
-    Kind.ADMIN: "600/minute",
-    Kind.FAILURES: "6000/minute",
-    Kind.GUESSES: "60/minute",
-    Kind.OCSP: "6000/minute",
-    Kind.RENEW: "10/hour; 20/day",
-}
-"""The limits if access is by keys, or if other machines can reach the server.
-
-`validate` is 5,000 tokens a second on average, about as much as one process can validate.
-`failures` is one in fifty of these: an aggregation server does not forge the tokens that it passes
-on. `ocsp` is 100 signatures a second, of about 0.1 ms each. `renew` is for one device, which renews
-once in months, and a few times more if an operator orders that. The other limits are far above what
-people and probes need."""
-
-_UNITS = {
-    Kind.PROVISION: "devices",
-    Kind.VALIDATE: "camera tokens",
-    Kind.ADMIN: "requests",
-    Kind.FAILURES: "camera tokens that FAIL",
-    Kind.GUESSES: "wrong credentials",
-    Kind.OCSP: "OCSP requests that need a signature of their own",
-    Kind.RENEW: "renewals of this device",
-}
-
-
-class Quota(NamedTuple):
-    """The part of one limit that a caller has left."""
-
-    policy: str
-    rate: Rate
-    remaining: int
-    more_in: int
-    """Seconds until `remaining` grows; 0 if nothing is used."""
 
 
 @dataclass(slots=True)
@@ -112,69 +48,6 @@ class RateLimitFigures:
 
     store: StoreFigures = field(default_factory=StoreFigures)
     refused: Counter[Kind] = field(default_factory=Counter)
-
-
-class _Limit:
-    """The rates of one kind, with the units of all its callers in memory and, if used, in Redis."""
-
-    __slots__ = ("_has_burst", "_named", "kind", "memory", "rates", "redis")
-
-    def __init__(
-        self,
-        kind: Kind,
-        rates: tuple[Rate, ...],
-        clock: Callable[[], float],
-        redis: RedisConnection | None,
-        shared: SharedWindows | None,
-    ) -> None:
-        self.kind = kind
-        alone = len(rates) == 1
-        names = [kind.value if alone else f"{kind.value}-{each.seconds}s" for each in rates]
-        # What is counted after the fact is no allowance that somebody could spend.
-        burst = None if kind in (Kind.FAILURES, Kind.GUESSES) else burst_of(rates)
-        self._has_burst = burst is not None
-        if burst is not None:
-            names, rates = [f"{kind.value}-burst", *names], (burst, *rates)
-        self.rates = rates
-        self._named = list(zip(names, rates, strict=True))
-        self.memory: MemoryStore | SharedStore = (
-            MemoryStore(rates, clock, has_burst=self._has_burst)
-            if shared is None
-            else SharedStore(kind.value, rates, shared, clock, has_burst=self._has_burst)
-        )
-        reserves = kind is Kind.FAILURES
-        self.redis = (
-            None
-            if redis is None
-            else RedisStore(redis, kind.value, rates, reserves=reserves, has_burst=self._has_burst)
-        )
-
-    def quotas(self, left: Iterable[Left]) -> tuple[Quota, ...]:
-        # Not `zip` with `strict`, which is slow: this runs for each camera token.
-        return tuple([Quota(*self._named[n], *each) for n, each in enumerate(left)])
-
-    def knows(self, who: str) -> bool:
-        """Return True if units of a caller were counted. Quick, as most callers have no FAILs."""
-        return self.memory.knows(who) or (self.redis is not None and who in self.redis.blocks)
-
-    def blocked(self, who: str) -> Block | None:
-        """Return the rate under which a caller has nothing left, or None."""
-        # Redis first: it counts all processes, and memory only this one.
-        told = None if self.redis is None else self.redis.blocked(who)
-        return told or self.memory.blocked(who)
-
-    def refusal(self, cost: int, block: Block) -> RateLimitedError:
-        units, (name, rate) = _UNITS[self.kind], self._named[block.number]
-        if cost > rate.amount and not (self._has_burst and block.number == 0):
-            message = (
-                f"{cost} {units} at once can never pass: the limit is {rate}. Send fewer at once"
-            )
-        else:
-            message = (
-                f"Too many {units}: the limit is {rate}. Try again in"
-                f" {counted(block.wait, 'second')}"
-            )
-        return RateLimitedError(message, retry_after=block.wait, policy=name)
 
 
 class RateLimits:
@@ -353,18 +226,18 @@ class RateLimits:
             left[block.number] = (0, block.wait)
         return limit.quotas(left)
 
-    def _refusal(self, limit: _Limit, cost: int, block: Block) -> RateLimitedError:
+    def _refusal(self, limit: Limit, cost: int, block: Block) -> RateLimitedError:
         self.figures.refused[limit.kind] += 1
         return limit.refusal(cost, block)
 
-    def _limit_of(self, kind: Kind, caller: Caller) -> _Limit:
+    def _limit_of(self, kind: Kind, caller: Caller) -> Limit:
         key = caller.key
         # A key's own rate replaces the default for the requests of its scope, not for FAILs.
         if key is not None and key.rate_limit is not None and key.scope.value == kind.value:
             return self._own(kind, key.rate_limit)
         return self._limits[kind]
 
-    def _limit_of_text(self, kind: Kind, text: str) -> _Limit:
+    def _limit_of_text(self, kind: Kind, text: str) -> Limit:
         """Return the limit of an access key's own rate, or the default if it cannot be parsed."""
         try:
             return self._make_limit(kind, parse_rates(text))
@@ -372,8 +245,8 @@ class RateLimits:
             _log.warning("The rate of an access key cannot be used, and the default is: %s", error)
             return self._limits[kind]
 
-    def _make_limit(self, kind: Kind, rates: tuple[Rate, ...]) -> _Limit:
-        return _Limit(kind, rates, self._clock, self._redis, self._shared_windows)
+    def _make_limit(self, kind: Kind, rates: tuple[Rate, ...]) -> Limit:
+        return Limit(kind, rates, self._clock, self._redis, self._shared_windows)
 
 
 def make_rate_limits(settings: Settings, shared: SharedWindows | None = None) -> RateLimits:

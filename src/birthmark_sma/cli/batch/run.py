@@ -21,7 +21,7 @@ from birthmark_sma.errors import (
     DeviceAlreadyProvisionedError,
     PrivateFileError,
 )
-from birthmark_sma.web.api.models import ProvisionRequest
+from birthmark_sma.web.api.models.provisioning import ProvisionRequest
 
 _COLUMNS = {name: field.is_required() for name, field in ProvisionRequest.model_fields.items()}
 """The fields of a record, and whether each is required. The API's model defines them."""

@@ -31,7 +31,7 @@ from birthmark_sma.cli.batch.records import Record
 from birthmark_sma.cli.batch.results import Results
 from birthmark_sma.cli.commands.device_files import new_private_key, public_half
 from birthmark_sma.errors import BatchInterruptedError
-from birthmark_sma.web.api.models import ProvisionRequest, ProvisionResponse
+from birthmark_sma.web.api.models.provisioning import ProvisionRequest, ProvisionResponse
 from birthmark_sma.web.middleware.request_body import checked, parse_json
 from birthmark_sma.web.problems import InvalidRequestError
 

@@ -16,11 +16,7 @@ import typer
 
 from birthmark_sma.cli import exit_codes
 from birthmark_sma.cli.commands.init import initialise_on_a_laptop
-from birthmark_sma.cli.commands.serve_tls import (
-    check_tls,
-    curl_command,
-    find_local_certificate,
-)
+from birthmark_sma.cli.commands.serve_tls import check_tls, curl_command, find_local_certificate
 from birthmark_sma.cli.opening import find_platform, require_sqlite_file, wait_for_database
 from birthmark_sma.cli.options import Json
 from birthmark_sma.cli.output import (

@@ -35,7 +35,7 @@ def validate(
     """
     from birthmark_sma.authority.access.caller import Caller
     from birthmark_sma.protocol.verdict import Verdict
-    from birthmark_sma.web.api.models import rfc3339
+    from birthmark_sma.web.api.models.wire import rfc3339
 
     require_sqlite_file(settings)  # before it waits for standard input
     token = _parse(_read(camera_token))
@@ -69,7 +69,7 @@ def _read(path: Path) -> bytes:
 
 
 def _parse(content: bytes) -> "CameraToken":
-    from birthmark_sma.web.api.models import ValidateNucRequest
+    from birthmark_sma.web.api.models.validation import ValidateNucRequest
     from birthmark_sma.web.middleware.request_body import parse
     from birthmark_sma.web.problems import InvalidRequestError
 

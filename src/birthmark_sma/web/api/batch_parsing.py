@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 from birthmark_sma.protocol.camera_token import CameraToken
-from birthmark_sma.web.api.models import (
+from birthmark_sma.web.api.models.validation import (
     MOST_TOKENS,
     ValidateBatchRequest,
     ValidateNucRequest,

@@ -16,7 +16,10 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 from starlette.routing import BaseRoute
 
-from birthmark_sma.web.api import examples, models
+from birthmark_sma.web.api import examples
+from birthmark_sma.web.api.models.provisioning import ProvisionRequest
+from birthmark_sma.web.api.models.published import LegacyValidateRequest, PublishedValidateRequest
+from birthmark_sma.web.api.models.validation import ValidateBatchRequest, ValidateNucRequest
 from birthmark_sma.web.api.renewal.models import RenewRequest
 from birthmark_sma.web.problem_documents import MEDIA_TYPE
 from birthmark_sma.web.problems import (
@@ -80,11 +83,11 @@ _SCHEMES: dict[str, Any] = {
 
 # FastAPI does not see these models, as the endpoints parse the bodies themselves.
 _SELF_PARSED = (
-    models.ValidateNucRequest,
-    models.ValidateBatchRequest,
-    models.PublishedValidateRequest,
-    models.LegacyValidateRequest,
-    models.ProvisionRequest,
+    ValidateNucRequest,
+    ValidateBatchRequest,
+    PublishedValidateRequest,
+    LegacyValidateRequest,
+    ProvisionRequest,
     RenewRequest,
 )
 _PROBLEMS = (ProblemDocument, InvalidRequestProblem, UnknownAddressProblem)

@@ -12,7 +12,7 @@ from starlette.responses import Response
 
 from birthmark_sma.errors import DatabaseUnavailableError
 from birthmark_sma.web.api import examples, openapi
-from birthmark_sma.web.api.models import ProvisionRequest, ProvisionResponse
+from birthmark_sma.web.api.models.provisioning import ProvisionRequest, ProvisionResponse
 from birthmark_sma.web.middleware.request_body import parse, read_json
 from birthmark_sma.web.problems import FieldError, InvalidRequestError
 from birthmark_sma.web.routes import PROVISION

@@ -15,7 +15,7 @@ from fastapi import APIRouter
 from pydantic_core import to_json
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from birthmark_sma.authority.rate_limits.limiter import Kind
+from birthmark_sma.authority.rate_limits.limits import Kind
 from birthmark_sma.authority.validation.records import Validation
 from birthmark_sma.authority.validation.service import counts_as_fail, is_withheld
 from birthmark_sma.config import Disclosure, ReplayPolicy
@@ -28,7 +28,7 @@ from birthmark_sma.errors import (
 from birthmark_sma.protocol.camera_token import CameraToken
 from birthmark_sma.protocol.key_derivation import NORMATIVE, Derivation
 from birthmark_sma.web.api import examples, openapi
-from birthmark_sma.web.api.models import ValidateNucRequest, ValidateNucResponse, verdict
+from birthmark_sma.web.api.models.validation import ValidateNucRequest, ValidateNucResponse, verdict
 from birthmark_sma.web.middleware.admission import check_room
 from birthmark_sma.web.middleware.rate_limit import consume_shared, show_quotas
 from birthmark_sma.web.middleware.request_body import parse, read_json

@@ -11,7 +11,7 @@ from fastapi import APIRouter
 from pydantic_core import to_json
 from starlette.types import ASGIApp
 
-from birthmark_sma.authority.rate_limits.limiter import Kind
+from birthmark_sma.authority.rate_limits.limits import Kind
 from birthmark_sma.authority.validation.records import Validation
 from birthmark_sma.authority.validation.service import counts_as_fail
 from birthmark_sma.errors import (
@@ -25,7 +25,7 @@ from birthmark_sma.protocol.verdict import Verdict
 from birthmark_sma.storage.pool.pool import Reservation
 from birthmark_sma.web.api import examples, openapi
 from birthmark_sma.web.api.batch_parsing import parse_batch, parse_elements
-from birthmark_sma.web.api.models import ValidateBatchRequest, ValidateBatchResponse
+from birthmark_sma.web.api.models.validation import ValidateBatchRequest, ValidateBatchResponse
 from birthmark_sma.web.api.validate import (
     BATCH_PATH,
     JsonAnswer,
@@ -40,12 +40,7 @@ from birthmark_sma.web.middleware.admission import (
     most_tokens,
     reserved_room,
 )
-from birthmark_sma.web.middleware.rate_limit import (
-    check_left,
-    consume,
-    consume_shared,
-    show_quotas,
-)
+from birthmark_sma.web.middleware.rate_limit import check_left, consume, consume_shared, show_quotas
 from birthmark_sma.web.middleware.request_body import read_json
 from birthmark_sma.web.problems import InvalidRequestError, RequestError
 from birthmark_sma.web.server_state import ApiRequest

@@ -17,7 +17,7 @@ from starlette.types import ASGIApp
 from birthmark_sma.protocol.camera_token import CameraToken
 from birthmark_sma.protocol.key_derivation import PUBLISHED_CLIENTS
 from birthmark_sma.web.api import examples, openapi
-from birthmark_sma.web.api.models import (
+from birthmark_sma.web.api.models.published import (
     LegacyValidateRequest,
     PublishedValidateRequest,
     PublishedValidateResponse,

@@ -12,7 +12,8 @@ from starlette.responses import Response
 from birthmark_sma.authority.access import store as access_key_store
 from birthmark_sma.authority.access.store import AccessKey
 from birthmark_sma.authority.authority import Authority
-from birthmark_sma.authority.rate_limits.limiter import Kind, rate_text
+from birthmark_sma.authority.rate_limits.limiter import rate_text
+from birthmark_sma.authority.rate_limits.limits import Kind
 from birthmark_sma.counts import counted
 from birthmark_sma.web.dashboard.rendering import render_page
 from birthmark_sma.web.server_state import ApiRequest

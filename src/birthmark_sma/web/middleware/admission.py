@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from birthmark_sma.authority.access.caller import Caller
 from birthmark_sma.authority.validation.service import Validator
 from birthmark_sma.storage.pool.pool import Reservation
-from birthmark_sma.web.api.models import MOST_TOKENS
+from birthmark_sma.web.api.models.validation import MOST_TOKENS
 from birthmark_sma.web.request_context import Header
 
 # The shortest JSON of a camera token, with the comma before it, and that of the object around it.

@@ -26,12 +26,8 @@ from birthmark_sma.authority.devices import revocation, states
 from birthmark_sma.authority.sandbox.certificates import crl_as_of, shifted_clock
 from birthmark_sma.authority.sandbox.validation import as_of_table
 from birthmark_sma.counts import counted
-from birthmark_sma.errors import (
-    DeviceStatusError,
-    TokenAlreadySubmittedError,
-    UnknownDeviceError,
-)
-from birthmark_sma.web.api.models import rfc3339
+from birthmark_sma.errors import DeviceStatusError, TokenAlreadySubmittedError, UnknownDeviceError
+from birthmark_sma.web.api.models.wire import rfc3339
 from birthmark_sma.web.middleware.timeouts import run_with_timeout
 from birthmark_sma.web.problem_documents import error_response, problem_response
 from birthmark_sma.web.problems import Problem, RequestError

@@ -43,14 +43,7 @@ from birthmark_sma.pki.keys.key_policy import fingerprint
 from birthmark_sma.protocol.camera_token import CameraToken
 from birthmark_sma.protocol.verdict import Verdict
 from tests.support.access_keys import issue
-from tests.support.authorities import (
-    camera_of,
-    execute,
-    new_camera,
-    opened,
-    request_for,
-    rows_of,
-)
+from tests.support.authorities import camera_of, execute, new_camera, opened, request_for, rows_of
 from tests.support.cameras.camera import csr_pem, new_key, public_pem, sealed_fields
 from tests.support.devices.acts import reinstate_device, revoke_device, suspend_device
 

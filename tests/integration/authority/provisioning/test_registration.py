@@ -23,21 +23,12 @@ from birthmark_sma.errors import (
     PublicKeyInUseError,
     UnknownDeviceError,
 )
-from birthmark_sma.pki.keys.key_policy import (
-    check_key_encryption_key,
-    fingerprint,
-    load_public_key,
-)
+from birthmark_sma.pki.keys.key_policy import check_key_encryption_key, fingerprint, load_public_key
 from birthmark_sma.pki.names import RECIPIENT_KEY_URN_PREFIX, requested_subject
 from tests.support.authorities import execute, new_camera, opened, request_for, rows_of
 from tests.support.cameras.camera import new_key, public_pem
 from tests.support.devices.acts import reinstate_device, revoke_device, suspend_device
-from tests.support.pki.weak_keys import (
-    next_prime,
-    public_key,
-    sound_modulus,
-    weak_moduli,
-)
+from tests.support.pki.weak_keys import next_prime, public_key, sound_modulus, weak_moduli
 
 SPELLINGS = ("Cam-1", "cam-1", "CAM-1", "\uff23\uff41\uff4d\uff0d\uff11", "Cam\ufe0f-1")
 

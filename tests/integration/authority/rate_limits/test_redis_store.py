@@ -16,7 +16,8 @@ from pydantic import SecretStr
 
 from birthmark_sma.authority.access.caller import Caller
 from birthmark_sma.authority.rate_limits import redis_connection, redis_store
-from birthmark_sma.authority.rate_limits.limiter import Kind, RateLimits
+from birthmark_sma.authority.rate_limits.limiter import RateLimits
+from birthmark_sma.authority.rate_limits.limits import Kind
 from birthmark_sma.authority.rate_limits.redis_connection import RedisConnection, StoreFigures
 from birthmark_sma.authority.rate_limits.redis_store import RedisStore
 from birthmark_sma.errors import RateLimitedError

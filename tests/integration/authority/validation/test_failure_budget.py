@@ -11,7 +11,8 @@ import pytest
 
 from birthmark_sma.authority.access.caller import Caller
 from birthmark_sma.authority.authority import Authority
-from birthmark_sma.authority.rate_limits.limiter import Kind, RateLimits
+from birthmark_sma.authority.rate_limits.limiter import RateLimits
+from birthmark_sma.authority.rate_limits.limits import Kind
 from birthmark_sma.authority.validation.failure_budget import FailureBudget
 from birthmark_sma.authority.validation.records import Validation
 from birthmark_sma.errors import RateLimitedError

@@ -19,8 +19,15 @@ from schemathesis.specs.openapi.checks import (
 )
 from schemathesis.specs.openapi.definitions import OPENAPI_31_VALIDATOR
 
-from birthmark_sma.web.api import models, provision, validate, validate_published
+from birthmark_sma.web.api import provision, validate, validate_published
 from birthmark_sma.web.api.health import HealthResponse, StatsResponse
+from birthmark_sma.web.api.models.provisioning import ProvisionRequest, ProvisionResponse
+from birthmark_sma.web.api.models.published import (
+    LegacyValidateRequest,
+    PublishedValidateRequest,
+    PublishedValidateResponse,
+)
+from birthmark_sma.web.api.models.validation import ValidateNucRequest, ValidateNucResponse
 from birthmark_sma.web.problems import InvalidRequestProblem, ProblemDocument, UnknownAddressProblem
 from tests.support.cameras.camera import PROVISION, VALIDATE, Camera
 from tests.support.programs.running import Running, new_serial
@@ -133,10 +140,10 @@ def test_every_problem_has_an_example_of_its_own_status(document: dict[str, Any]
 
 
 RESPONSES: dict[tuple[str, str], type[BaseModel]] = {
-    ("POST", PROVISION): models.ProvisionResponse,
-    ("POST", VALIDATE): models.ValidateNucResponse,
-    ("POST", validate_published.PUBLISHED_PATH): models.PublishedValidateResponse,
-    ("POST", validate_published.LEGACY_PATH): models.PublishedValidateResponse,
+    ("POST", PROVISION): ProvisionResponse,
+    ("POST", VALIDATE): ValidateNucResponse,
+    ("POST", validate_published.PUBLISHED_PATH): PublishedValidateResponse,
+    ("POST", validate_published.LEGACY_PATH): PublishedValidateResponse,
     ("GET", "/health"): HealthResponse,
     ("GET", "/stats"): StatsResponse,
 }
@@ -152,10 +159,10 @@ def test_examples_of_answers_hold(document: dict[str, Any], operation: tuple[str
 
 def test_examples_of_requests_hold(document: dict[str, Any]) -> None:
     requests: list[type[BaseModel]] = [
-        models.ValidateNucRequest,
-        models.PublishedValidateRequest,
-        models.LegacyValidateRequest,
-        models.ProvisionRequest,
+        ValidateNucRequest,
+        PublishedValidateRequest,
+        LegacyValidateRequest,
+        ProvisionRequest,
     ]
     for model in requests:
         examples = document["components"]["schemas"][model.__name__]["examples"]

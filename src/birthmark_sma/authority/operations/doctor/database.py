@@ -13,13 +13,7 @@ from birthmark_sma.authority.devices import store as device_store
 from birthmark_sma.authority.devices import uniqueness
 from birthmark_sma.authority.key_tables import store as key_table_store
 from birthmark_sma.authority.operations.doctor import postgresql_checks, sqlite_checks
-from birthmark_sma.authority.operations.doctor.findings import (
-    Finding,
-    critical,
-    info,
-    ok,
-    warning,
-)
+from birthmark_sma.authority.operations.doctor.findings import Finding, critical, info, ok, warning
 from birthmark_sma.authority.validation.store import make_store
 from birthmark_sma.config import Settings
 from birthmark_sma.counts import counted

@@ -31,13 +31,7 @@ from birthmark_sma.authority.kek.store import KekRecord
 from birthmark_sma.authority.kek.wrapping import KeyEncryptionKeys, open_stored_secrets
 from birthmark_sma.authority.key_tables import store as key_table_store
 from birthmark_sma.authority.key_tables.cache import unwrap_table
-from birthmark_sma.authority.operations.doctor.findings import (
-    Finding,
-    critical,
-    info,
-    ok,
-    warning,
-)
+from birthmark_sma.authority.operations.doctor.findings import Finding, critical, info, ok, warning
 from birthmark_sma.authority.provisioning import idempotency, idempotency_store
 from birthmark_sma.config import Settings
 from birthmark_sma.counts import counted

@@ -13,7 +13,7 @@ from fastapi import APIRouter
 from starlette.responses import Response
 
 from birthmark_sma.authority.ocsp.responder import MAX_AGE, OcspAnswer, SignedAnswer
-from birthmark_sma.authority.rate_limits.limiter import Kind
+from birthmark_sma.authority.rate_limits.limits import Kind
 from birthmark_sma.errors import OcspRequestRefusedError
 from birthmark_sma.pki.ocsp.requests import MOST_BYTES, decode_get
 from birthmark_sma.web.api import openapi

@@ -13,7 +13,7 @@ from fastapi.responses import JSONResponse
 from starlette.responses import Response
 
 from birthmark_sma.authority.access.caller import RenewingDevice
-from birthmark_sma.authority.rate_limits.limiter import Kind
+from birthmark_sma.authority.rate_limits.limits import Kind
 from birthmark_sma.authority.renewal.information import RenewalInformation, find_information
 from birthmark_sma.authority.renewal.service import Renewed, VerifiedRenewal
 from birthmark_sma.errors import (

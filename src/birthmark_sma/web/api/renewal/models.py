@@ -1,4 +1,4 @@
-"""The JSON models of renewal: see `web.api.models` for what they have in common."""
+"""The JSON models of renewal: see `web.api.models.wire` for what they have in common."""
 
 import base64
 from datetime import datetime
@@ -11,7 +11,7 @@ from birthmark_sma.authority.renewal.registration import Renewed
 from birthmark_sma.authority.renewal.windows import Window
 from birthmark_sma.protocol.bundle import MAX_SIGNATURE_BYTES, parse_time
 from birthmark_sma.web.api import examples
-from birthmark_sma.web.api.models import Pem, WireRequest, WireResponse, rfc3339
+from birthmark_sma.web.api.models.wire import Pem, WireRequest, WireResponse, rfc3339
 
 
 class RenewRequest(WireRequest):

@@ -1,0 +1,39 @@
+"""The forms that all JSON models of the API share. Requests are strict."""
+
+from datetime import datetime
+from functools import lru_cache
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from birthmark_sma.pki.keys.key_policy import MAX_PEM_CHARACTERS
+from birthmark_sma.protocol.key_table import MAX_WIRE_INTEGER
+
+WireInteger = Annotated[int, Field(ge=0, le=MAX_WIRE_INTEGER)]
+Pem = Annotated[str, Field(min_length=1, max_length=MAX_PEM_CHARACTERS)]
+
+
+def _hex(digits: int) -> object:
+    return Field(pattern=f"^[0-9a-fA-F]{{{digits}}}$", min_length=digits, max_length=digits)
+
+
+Hex24 = Annotated[str, _hex(24)]
+Hex32 = Annotated[str, _hex(32)]
+Hex64 = Annotated[str, _hex(64)]
+Hex96 = Annotated[str, _hex(96)]
+Hex160 = Annotated[str, _hex(160)]
+
+
+@lru_cache(maxsize=4)  # all verdicts of a batch have the same time
+def rfc3339(time: datetime) -> str:
+    """Return a UTC time in the format of RFC 3339, with milliseconds and `Z`."""
+    return time.isoformat(timespec="milliseconds").removesuffix("+00:00") + "Z"
+
+
+class WireRequest(BaseModel):
+    # Without `hide_input_in_errors`, pydantic's messages would contain secrets such as NUC hashes.
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, hide_input_in_errors=True)
+
+
+class WireResponse(BaseModel):
+    model_config = ConfigDict(frozen=True)
