@@ -16,9 +16,6 @@ from birthmark_sma.protocol.verdict import DeviceStatus
 
 KEY_COMPROMISE = "key_compromise"
 CESSATION = "cessation_of_operation"
-_MOST_ACTOR = 64  # characters of the column
-_OLDEST = datetime(1970, 1, 1, tzinfo=UTC)
-"""Nothing is older. Not every program can read a time of the first centuries in a list."""
 
 
 class Act(StrEnum):
