@@ -3,8 +3,9 @@
 Called by `sma tables` and the background task `overlap_expiry`. The epoch of a table is the number
 of its rotations. The time in which two of its keys are accepted is its overlap; devices get the new
 keys meanwhile. All tables of one act change in one transaction, so that a rotation is there as a
-whole or not at all. A table must never have three live keys: the devices with the oldest one would
-be cut off without a word.
+whole or not at all. It commits only while no validation is under way (docs/adr/0012): no verdict by
+the keys before is committed after it. A table must never have three live keys: the devices with the
+oldest one would be cut off without a word.
 """
 
 from collections.abc import Callable, Sequence
@@ -126,6 +127,7 @@ def rotate(
             )
         key_table_store.raise_generation(transaction)
         times = (now, until) if accept_earlier_for else (None, None)
+        device_store.await_verdicts(transaction)
         return [TableState(each.table_id, each.epoch, *times) for each in after]
 
     rotated = database.transact(work, LONG_SECONDS, erase=True)
@@ -142,7 +144,7 @@ def end_overlaps(database: Database, table_ids: Sequence[int]) -> list[int]:
 
     def work(transaction: Connection) -> list[int]:
         chosen = set(check_tables(transaction, table_ids))
-        return _delete(transaction, lambda each: each.table_id in chosen)
+        return _end(transaction, lambda each: each.table_id in chosen)
 
     gone = database.transact(work, LONG_SECONDS, erase=True)
     database.truncate_wal()  # SQLite's log may hold the keys
@@ -158,8 +160,19 @@ def delete_ended(database: Database, before: datetime) -> list[int]:
     with database.read() as connection:
         if not any(map(has_ended, key_table_store.list_earlier(connection))):
             return []
-    gone = database.transact(partial(_delete, condition=has_ended), erase=True)
+    gone = database.transact(partial(_end, condition=has_ended), erase=True)
     database.truncate_wal()
+    return gone
+
+
+def _end(transaction: Connection, condition: Callable[[EarlierTable], bool]) -> list[int]:
+    """Delete the earlier keys that meet a condition, as the last thing in a transaction.
+
+    Return their tables. No verdict under such a key is committed after this.
+    """
+    gone = _delete(transaction, condition)
+    if gone:
+        device_store.await_verdicts(transaction)
     return gone
 
 

@@ -6,11 +6,13 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
+from sqlalchemy import Connection
 
 from birthmark_sma.authority.authority import Authority
 from birthmark_sma.authority.background.overlap_expiry import OverlapExpiry
@@ -20,6 +22,7 @@ from birthmark_sma.authority.key_tables import epochs, holders
 from birthmark_sma.authority.key_tables import store as key_table_store
 from birthmark_sma.authority.key_tables.cache import open_key_table_cache
 from birthmark_sma.authority.key_tables.epochs import end_overlaps
+from birthmark_sma.authority.validation.store import make_store
 from birthmark_sma.config import NewSecret, Settings
 from birthmark_sma.errors import TableRotationError
 from birthmark_sma.storage.engine import Database, open_database
@@ -341,3 +344,41 @@ def test_new_devices_get_the_newest_keys(authority: Authority, settings: Setting
         assert key == keys.current[table_id].master_key
     with authority.database.read() as connection:
         assert holders.list_stragglers(connection, ALL, limit=10) == []
+
+
+# --- validations under way
+
+
+@pytest.mark.parametrize("act", ["rotate", "end", "delete"])
+def test_an_act_commits_after_the_validations_under_way(authority: Authority, act: str) -> None:
+    """No verdict by the keys before is committed after it, in any process."""
+    database = authority.database
+    if act != "rotate":
+        rotate(authority, [1], MONTH)
+    acts: dict[str, Callable[[], object]] = {
+        "rotate": lambda: rotate(authority, [1], MONTH),
+        "end": lambda: end_overlaps(database, [1]),
+        "delete": lambda: epochs.delete_ended(database, datetime.now(UTC) + MONTH * 2),
+    }
+    before = generation_of(database)
+    judging, judged = threading.Event(), threading.Event()
+
+    def validate(transaction: Connection) -> None:
+        """Begin as a batch does."""
+        store = make_store(database)
+        store.hold_statuses(transaction)
+        assert store.find_devices(transaction, [secrets.token_bytes(32)]).table_generation == before
+        judging.set()
+        assert judged.wait(20)
+
+    with ThreadPoolExecutor(2) as threads:
+        batch = threads.submit(database.transact, validate)
+        assert judging.wait(20)
+        changed = threads.submit(acts[act])
+        with pytest.raises(TimeoutError):
+            changed.result(0.5)
+        assert generation_of(database) == before
+        judged.set()
+        batch.result()
+        changed.result(20)
+    assert generation_of(database) > before
