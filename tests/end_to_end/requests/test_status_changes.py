@@ -43,16 +43,19 @@ Bodies = list[tuple[str, bytes]]
 
 @dataclass
 class Load:
-    """The responses to a stream of tokens: when each came, and its verdicts."""
+    """The responses to a stream of tokens: when each was sent, when it came, and its verdicts."""
 
-    answers: list[tuple[float, list[str]]] = field(default_factory=list)
+    answers: list[tuple[float, float, list[str]]] = field(default_factory=list)
 
-    def verdicts(self, after: float, until: float = float("inf")) -> list[str]:
-        """Return the verdicts of the responses that came in a time."""
+    def verdicts(self, sent_after: float, until: float = float("inf")) -> list[str]:
+        """Return the verdicts of tokens that were sent after a time, and answered until another.
+
+        A verdict of before the act may be read after it, on a busy machine.
+        """
         return [
             verdict
-            for at, verdicts in list(self.answers)
-            if after < at <= until
+            for sent, came, verdicts in list(self.answers)
+            if sent_after < sent and came <= until
             for verdict in verdicts
         ]
 
@@ -63,11 +66,13 @@ async def _send(url: str, bodies: Bodies, load: Load, stop: Callable[[], bool]) 
         for path, body in cycle(bodies[number:] + bodies[:number]):
             if stop():
                 break
+            sent = time.monotonic()
             answer = await connection.ask("POST", path, body)
             assert answer.status == 200, answer
             told = answer.json()
             results = told["results"] if path == BATCH else [told]
-            load.answers.append((time.monotonic(), [each["validation_result"] for each in results]))
+            verdicts = [each["validation_result"] for each in results]
+            load.answers.append((sent, time.monotonic(), verdicts))
         connection.close()
 
     async with asyncio.TaskGroup() as group:
