@@ -1,6 +1,6 @@
 """SQL for the certificates of devices: the current ones, the earlier ones, and their revocation.
 
-Called by re-enrolment, revocation, the dashboard, the doctor and `sma devices`. The current
+Called by re-enrolment, renewal, revocation, the dashboard, the doctor and `sma devices`. The current
 certificate of a device is in `registered_devices`, those that it had before in
 `earlier_certificates`. A revocation must cover all certificates of a device that have not expired.
 """
@@ -126,17 +126,18 @@ def note_exchange(
 
 
 def supersede_earlier(transaction: Connection, device_serial: str, now: datetime) -> bool:
-    """Revoke all earlier certificates of a device that have not expired, as `superseded`.
+    """Revoke all earlier certificates of a device as `superseded`.
 
-    A revocation that exists stays as it is. Return True if any certificate was revoked: then the
-    caller makes a CRL due.
+    Also those that have expired: within the grace period they could be renewed, by whoever has the
+    key. A revocation that exists stays as it is. Return True if any certificate was revoked: then
+    the caller makes a CRL due.
     """
     told = (literal(now, UtcDateTime()), literal("superseded"), literal(None, UtcDateTime()))
     inserting = insert_from_select(
         transaction,
         revoked_certificates,
         _REVOCATION_COLUMNS,
-        _select_unexpired(transaction, [device_serial], now, told),
+        _select_earlier(transaction, [device_serial], told),
     ).on_conflict_do_nothing()
     # RETURNING, as the row count of such an INSERT is unknown on PostgreSQL.
     return bool(transaction.execute(inserting.returning(_revoked.certificate_serial)).all())
@@ -261,7 +262,9 @@ def revoke_all(
         devices.c.certificate_expires_at,
         *told,
     ).where(is_any_of(transaction, devices.c.device_serial, device_serials))
-    earlier = _select_unexpired(transaction, device_serials, revoked_at, told)
+    earlier = _select_earlier(transaction, device_serials, told).where(
+        or_(_earlier.certificate_expires_at.is_(None), _earlier.certificate_expires_at > revoked_at)
+    )
     inserting = insert_from_select(
         transaction, revoked_certificates, _REVOCATION_COLUMNS, union_all(current, earlier)
     )
@@ -354,8 +357,8 @@ def _revocation(
     return None if at is None or reason is None else Revocation(at, reason, invalid_since)
 
 
-def _select_unexpired(
-    connection: Connection, device_serials: Sequence[str], now: datetime, told: Sequence[Any]
+def _select_earlier(
+    connection: Connection, device_serials: Sequence[str], told: Sequence[Any]
 ) -> Select[Any]:
     """Return the query for new revocations of the earlier certificates of these devices.
 
@@ -367,10 +370,7 @@ def _select_unexpired(
         _earlier.certificate_issuer,
         _earlier.certificate_expires_at,
         *told,
-    ).where(
-        is_any_of(connection, _earlier.device_serial, device_serials),
-        or_(_earlier.certificate_expires_at.is_(None), _earlier.certificate_expires_at > now),
-    )
+    ).where(is_any_of(connection, _earlier.device_serial, device_serials))
 
 
 _LISTED = select(

@@ -122,7 +122,7 @@ def _read_certificate(pem: str) -> tuple[bytes, x509.Certificate]:
         return der, x509.load_der_x509_certificate(der)
     except MalformedPemError as error:
         raise DeviceCertificateRefusedError(*error.args) from None
-    except ValueError:
+    except (ValueError, x509.InvalidVersion):
         raise DeviceCertificateRefusedError(
             "The device certificate cannot be read: its PEM does not contain an X.509 certificate."
         ) from None

@@ -14,13 +14,16 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa, x25519
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from jwcrypto import jwe, jwk
 
+from birthmark_sma.authority.devices import re_enrolments
 from birthmark_sma.protocol.bundle import format_time
 from tests.support.authorities import execute
 from tests.support.cameras.camera import (
+    PROVISION,
     VALIDATE,
     Camera,
     csr_pem,
     new_key,
+    provision_body,
     public_pem,
     wire,
 )
@@ -347,6 +350,16 @@ def test_an_unknown_certificate(client: httpx2.Client) -> None:
     assert "not registered" in detail
 
 
+def test_a_certificate_of_another_version(client: httpx2.Client) -> None:
+    """X.509 knows the versions 1 to 3."""
+    device = RenewingDevice.provisioned(client)
+    der = device.loaded.public_bytes(Encoding.DER)
+    version_3, version_8 = bytes.fromhex("a003020102"), bytes.fromhex("a003020107")
+    text = b64encode(der.replace(version_3, version_8, 1)).decode()
+    pem = f"-----BEGIN CERTIFICATE-----\n{text}\n-----END CERTIFICATE-----\n"
+    refusal(device.renew(client, device_certificate=pem), 422, "certificate-refused")
+
+
 @pytest.mark.parametrize("field", ["supersede", "requested_at", "csr", "recipient"])
 def test_a_relay_changes_nothing(client: httpx2.Client, running: Running, field: str) -> None:
     """Threat 41: a flipped choice, another time, another CSR, another recipient key."""
@@ -463,6 +476,32 @@ def test_the_grace_period(
     else:
         document = refusal(response, 403, "renewal-refused")
         assert "re-enrol" in document["detail"]
+
+
+def test_a_superseded_certificate_has_no_grace_period(
+    client: httpx2.Client, running: Running
+) -> None:
+    """A certificate that has ended is superseded like any other: nobody renews with it."""
+    device = RenewingDevice.provisioned(client)
+    expire(running, device, datetime.now(UTC) - timedelta(days=1))
+    renewed = device.renewed(client, supersede=True)
+    document = refusal(device.renew(client), 403, "renewal-refused")
+    assert "superseded" in document["detail"]
+    assert current(running, device) == renewed.certificate_serial
+    assert revocations(running, device) == {device.certificate_serial: "superseded"}
+
+
+def test_a_lost_key_has_no_grace_period(client: httpx2.Client, running: Running) -> None:
+    """After a re-enrolment, a key whose certificate has ended renews nothing either."""
+    device = RenewingDevice.provisioned(client)
+    expire(running, device, datetime.now(UTC) - timedelta(days=1))
+    with running.database() as database:
+        re_enrolments.allow(database, device.serial, timedelta(days=1), "olga")
+    body = provision_body(device.serial, csr=csr_pem(new_key(), device.serial))
+    del body["device_public_key"]
+    response = client.post(PROVISION, json=body)
+    assert response.status_code == 200, response.text
+    refusal(device.renew(client), 403, "renewal-refused")
 
 
 @pytest.mark.parametrize("ahead", [True, False])
