@@ -1,7 +1,7 @@
 """SQL for the certificates of devices: the current ones, the earlier ones, and their revocation.
 
-Called by re-enrolment, renewal, revocation, the dashboard, the doctor and `sma devices`. The current
-certificate of a device is in `registered_devices`, those that it had before in
+Called by re-enrolment, renewal, revocation, the dashboard, the doctor and `sma devices`. The
+current certificate of a device is in `registered_devices`, those that it had before in
 `earlier_certificates`. A revocation must cover all certificates of a device that have not expired.
 """
 
