@@ -17,7 +17,7 @@ from birthmark_sma.pki.profile_check import authority_key_identifier
 from tests.support.pki.certificate_verifiers import (
     lint_crl,
     openssl_accepts_crl,
-    openssl_verify_with_crls,
+    openssl_verify_with_crl,
 )
 from tests.support.pki.chains import NOW, Chain, ca, certificate_serial, sound_chain
 
@@ -96,11 +96,11 @@ def test_a_revoked_device_is_refused_and_others_are_not() -> None:
     """Threat 6: a verifier with the list refuses the revoked certificate, and only that one."""
     lost, kept = sound_chain("lost camera"), sound_chain("kept camera")
     signed = list_of(revocation_of(lost))
-    complaint = openssl_verify_with_crls(lost, signed)
+    complaint = openssl_verify_with_crl(lost, signed)
     assert complaint is not None
     assert "error 23" in complaint
-    assert openssl_verify_with_crls(kept, signed) is None
-    assert openssl_verify_with_crls(lost, list_of()) is None
+    assert openssl_verify_with_crl(kept, signed) is None
+    assert openssl_verify_with_crl(lost, list_of()) is None
 
 
 def test_the_head_of_the_list() -> None:

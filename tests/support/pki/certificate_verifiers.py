@@ -34,7 +34,6 @@ from birthmark_sma.pki.path_validation import verify_path
 from tests.support.pki.chains import Chain
 
 Judge = Callable[[Sequence[Chain]], list[str | None]]
-Crls = Sequence[x509.CertificateRevocationList]
 
 _CLIENT_AUTH = "1.3.6.1.5.5.7.3.2"
 _PROGRAM_SECONDS = 120
@@ -109,23 +108,17 @@ def _ask_ourselves(chain: Chain) -> str | None:
     return None if device_serial == names.device_serial_of(chain.leaf) else "another serial"
 
 
-def ask_java(chains: Sequence[Chain], crls: Crls = ()) -> list[str | None]:
-    """Verify with the PKIX CertPathValidator of Java, all chains in one process.
-
-    If there are CRLs, every certificate of a chain is looked up in them.
-    """
+def ask_java(chains: Sequence[Chain]) -> list[str | None]:
+    """Verify with the PKIX CertPathValidator of Java, all chains in one process."""
     with tempfile.TemporaryDirectory() as directory:
         folder = Path(directory)
         lines = []
-        lists = [folder / f"{number}.crl" for number in range(len(crls))]
-        for file, each in zip(lists, crls, strict=True):
-            file.write_bytes(each.public_bytes(serialization.Encoding.DER))
         for number, chain in enumerate(chains):
             path = (chain.root, chain.leaf, *chain.intermediates)
             files = [folder / f"{number}-{position}.pem" for position in range(len(path))]
             for file, member in zip(files, path, strict=True):
                 file.write_bytes(_pem(member))
-            lines.append("\t".join(str(file) for file in [*files, *lists]))
+            lines.append("\t".join(str(file) for file in files))
         answered = subprocess.run(
             ["java", "-Xshare:auto", "-XX:TieredStopAtLevel=1", str(_verify_path_java())],
             input="\n".join(lines) + "\n",
@@ -323,21 +316,16 @@ def openssl_accepts_crl(checked: x509.CertificateRevocationList, issuer: x509.Ce
     return ran.returncode == 0 and "verify OK" in ran.stdout + ran.stderr
 
 
-def openssl_verify_with_crls(chain: Chain, *crls: x509.CertificateRevocationList) -> str | None:
-    """Verify with `openssl verify`, which looks the leaf up in one CRL.
-
-    With several CRLs it looks up every certificate of the chain (`-crl_check_all`).
-    """
-    check = "-crl_check" if len(crls) == 1 else "-crl_check_all"
+def openssl_verify_with_crl(chain: Chain, crl: x509.CertificateRevocationList) -> str | None:
+    """Verify with `openssl verify -crl_check`, which looks the leaf up in the CRL."""
     with tempfile.TemporaryDirectory() as directory:
         folder = Path(directory)
         (folder / "root.pem").write_bytes(_pem(chain.root))
         (folder / "untrusted.pem").write_bytes(_pem(*chain.intermediates))
         (folder / "leaf.pem").write_bytes(_pem(chain.leaf))
-        lists = [each.public_bytes(serialization.Encoding.PEM) for each in crls]
-        (folder / "list.pem").write_bytes(b"".join(lists))
+        (folder / "list.pem").write_bytes(crl.public_bytes(serialization.Encoding.PEM))
         ran = _run(
-            ["openssl", "verify", "-x509_strict", check, "-no-CApath", "-no-CAstore"],
+            ["openssl", "verify", "-x509_strict", "-crl_check", "-no-CApath", "-no-CAstore"],
             ["-CAfile", "root.pem", "-untrusted", "untrusted.pem", "-CRLfile", "list.pem"],
             ["leaf.pem"],
             folder=folder,

@@ -1,11 +1,8 @@
-"""OCSP requests for tests, and independent implementations that ask a responder or lint it."""
+"""OCSP requests for tests, and a linter of responses. `revocation_judges` has programs that ask."""
 
 import base64
-import shutil
-import subprocess
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 from urllib.parse import quote
 
 import httpx2
@@ -27,7 +24,6 @@ PATH = "/pki/ocsp/"
 REQUEST_TYPE = {"Content-Type": "application/ocsp-request"}
 RESPONSE_TYPE = "application/ocsp-response"
 NONCE = b"a nonce of thirty-two characters"
-_PROGRAM_SECONDS = 60
 _TRIES = 5
 
 
@@ -120,62 +116,3 @@ def lint_response(response: bytes) -> list[Finding]:
     )
     document = loader.RFC6960OCSPResponseDocumentLoader().load_der_document(response)
     return findings(linter.validate(document.root))
-
-
-# --- programs that ask
-
-
-class Files(NamedTuple):
-    """The PEM files of a device's certificate, its issuer and the root, and the responder's URL."""
-
-    device: Path
-    issuer: Path
-    root: Path
-    url: str
-
-
-def ask_openssl(files: Files, *options: str) -> str:
-    """Return what `openssl ocsp` says, which verifies the response under the root alone."""
-    ran = _run(
-        *("openssl", "ocsp", *options, "-issuer", files.issuer, "-cert", files.device),
-        *("-url", files.url, "-CAfile", files.root, "-no-CApath", "-no-CAstore"),
-    )
-    assert "Response verify OK" in ran, ran
-    return ran
-
-
-def ask_gnutls(files: Files, *options: str) -> str:
-    """Return what GnuTLS's `ocsptool` says, which verifies the response under the issuer."""
-    assert shutil.which("ocsptool"), "GnuTLS's ocsptool is missing. Type: make setup-verifiers"
-    ran = _run(
-        *("ocsptool", f"--ask={files.url}", "--load-cert", files.device),
-        *("--load-issuer", files.issuer, "--load-trust", files.issuer, *options),
-    )
-    assert "Verifying OCSP Response: Success" in ran, ran
-    return ran
-
-
-def ask_java(files: Sequence[Files]) -> list[str]:
-    """Return the verdict of Java's PKIXRevocationChecker on each path, without a CRL to fall on."""
-    lines = "".join(f"{each.root}\t{each.device}\t{each.issuer}\t{each.url}\n" for each in files)
-    program = Path(__file__).with_name("CheckRevocation.java")
-    ran = subprocess.run(
-        ["java", "-Xshare:auto", "-XX:TieredStopAtLevel=1", program],
-        input=lines,
-        check=True,
-        capture_output=True,
-        text=True,
-        timeout=_PROGRAM_SECONDS,
-    )
-    return ran.stdout.splitlines()
-
-
-def _run(*words: object) -> str:
-    ran = subprocess.run(
-        [str(word) for word in words],
-        check=False,
-        capture_output=True,
-        text=True,
-        timeout=_PROGRAM_SECONDS,
-    )
-    return ran.stdout + ran.stderr

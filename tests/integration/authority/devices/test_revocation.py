@@ -1,6 +1,5 @@
 """Suspension and revocation: which changes there are, and the list that tells of them."""
 
-import shutil
 import threading
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -31,13 +30,6 @@ from tests.support.devices.acts import (
     revoke_device,
     suspend_device,
 )
-from tests.support.pki.certificate_verifiers import (
-    ask_java,
-    lint_crl,
-    openssl_accepts_crl,
-    openssl_verify_with_crls,
-)
-from tests.support.pki.chains import Chain
 
 ACTIVE, SUSPENDED, REVOKED, RETIRED = DeviceStatus
 
@@ -197,40 +189,6 @@ def test_the_token_of_a_retired_device_fails(authority: Authority) -> None:
 
 
 # --- the list
-
-
-def test_other_programs_agree_with_the_register(authority: Authority) -> None:
-    """OpenSSL and Java, with both lists: who is good, suspended, revoked, retired, reinstated."""
-    ways = {
-        "good": [],
-        "suspended": ["suspend"],
-        "revoked": ["revoke"],
-        "retired": ["retire"],
-        "reinstated": ["suspend", "reinstate"],
-        "revoked later": ["suspend", "retire", "revoke"],
-    }
-    chains = []
-    for serial, acts in ways.items():
-        answer = authority.provisioner.provision_device(request_for(serial))
-        for verb in acts:
-            change(authority, verb, serial)
-        pems = [answer.device_certificate, *answer.certificate_chain]
-        leaf, intermediate, root = (x509.load_pem_x509_certificate(pem.encode()) for pem in pems)
-        chains.append(Chain(serial, leaf, (intermediate,), root))
-    crl = crl_of(authority)
-    assert openssl_accepts_crl(crl, authority.issuer.certificate)
-    # The CA/Browser Forum alone has no holds.
-    assert {each.code for each in lint_crl(crl)} == {"cabf.crl_prohibited_reason_code"}
-    root_crl = authority.served_crls.newest("root")
-    assert root_crl is not None
-    lists = [crl, x509.load_der_x509_crl(root_crl.der)]
-    good = {"good", "reinstated"}
-    told = [openssl_verify_with_crls(chain, *lists) for chain in chains]
-    assert {name for name, each in zip(ways, told, strict=True) if each is None} == good
-    assert all("certificate revoked" in each for each in told if each is not None)
-    if shutil.which("java"):
-        told = ask_java(chains, lists)
-        assert {name for name, each in zip(ways, told, strict=True) if each is None} == good, told
 
 
 def test_every_reason_is_told(authority: Authority) -> None:

@@ -11,7 +11,6 @@ import httpx2
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509 import ocsp
 from cryptography.x509.oid import AuthorityInformationAccessOID
 
@@ -19,11 +18,6 @@ from tests.support.access_keys import bearer, start_with_keys
 from tests.support.cameras.camera import Camera
 from tests.support.databases.frozen_proxy import FrozenProxy
 from tests.support.databases.postgres import Postgres
-from tests.support.devices.acts import (
-    reinstate_device,
-    revoke_device,
-    suspend_device,
-)
 from tests.support.pki.certificate_verifiers import lint_certificate
 from tests.support.pki.chains import certificate_serial
 from tests.support.pki.crls import certificate_serial_of
@@ -32,11 +26,7 @@ from tests.support.pki.ocsp import (
     PATH,
     REQUEST_TYPE,
     RESPONSE_TYPE,
-    Files,
     ask,
-    ask_gnutls,
-    ask_java,
-    ask_openssl,
     get_path,
     joined,
     lint_response,
@@ -285,41 +275,3 @@ def test_connections_that_went_bad_are_no_outage(postgres_url: str, tmp_path: Pa
             for number in numbers:
                 assert ask(client, issuer, number).certificate_status is KNOWN.GOOD
                 proxy.break_connections()
-
-
-def test_what_other_programs_are_told(running: Running, tmp_path: Path) -> None:
-    """OpenSSL, GnuTLS and Java agree with the register, with and without a nonce."""
-    with running.client() as client, running.database() as database:
-        root = x509.load_der_x509_certificate(client.get("/pki/root.crt").content)
-        files: dict[str, Files] = {}
-        url = f"{running.server.url}{PATH}"
-        for status in ("good", "suspended", "reinstated", "revoked"):
-            camera = Camera.provisioned(client, new_serial())
-            if status in {"suspended", "reinstated"}:
-                suspend_device(database, camera.serial)
-            if status == "reinstated":
-                reinstate_device(database, camera.serial)
-            if status == "revoked":
-                revoke_device(database, camera.serial, "key_compromise")
-            device = tmp_path / f"{status}.pem"
-            device.write_text(camera.response["device_certificate"], encoding="ascii")
-            files[status] = Files(device, tmp_path / "issuer.pem", tmp_path / "root.pem", url)
-        pem = issuer_of(client).public_bytes(Encoding.PEM)
-        files["good"].issuer.write_bytes(pem)
-        files["good"].root.write_bytes(root.public_bytes(Encoding.PEM))
-
-    told = {
-        "good": ": good",
-        "suspended": "Reason: certificateHold",
-        "reinstated": ": good",
-        "revoked": "Reason: keyCompromise",
-    }
-    for status, answer in told.items():
-        for options in ((), ("-no_nonce",), ("-sha256", "-no_nonce")):
-            assert answer in ask_openssl(files[status], *options)
-        is_good = answer == ": good"
-        for options in ((), ("--nonce",)):
-            said = ask_gnutls(files[status], *options)
-            assert f"Certificate Status: {'good' if is_good else 'revoked'}" in said
-    java = ask_java([*files.values()])
-    assert java == ["good", "revoked: CERTIFICATE_HOLD", "good", "revoked: KEY_COMPROMISE"]
