@@ -4,7 +4,7 @@
 the report alone, so that a stored report can be drawn again.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from html import escape
 from typing import Any
 
@@ -20,7 +20,7 @@ _BARS, _BARS_WIDTH = 570, 200
 _NOTE_ROW = 18
 _NOTE_CHARACTERS = 145  # in a line
 
-STYLE = """
+_STYLE = """
 svg { font: 14px system-ui, -apple-system, "Segoe UI", "DejaVu Sans", sans-serif; }
 .ground { fill: #ffffff; } .text { fill: #1c1e21; } .dim { fill: #5f666e; }
 .line { stroke: #d5d9dd; } .track { fill: #eef0f2; }
@@ -44,18 +44,26 @@ def chart(report: Mapping[str, Any]) -> str:
     table_ends = _TABLE_TOP + _ROW * (len(report["cases"]) + 1)
     height = table_ends + (_NOTE_ROW * len(notes) + 72 if notes else 24)
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {height}"'
-        f' width="{_WIDTH}" height="{height}" role="img" aria-labelledby="title">',
-        f'<title id="title">{escape(_headline(report))}</title>',
-        f"<style>{STYLE}</style>",
-        f'<rect class="ground" width="{_WIDTH}" height="{height}"/>',
         *_head(report),
         *_course(report),
         *_table(report["cases"]),
         *_told(notes, table_ends + 44),
+    ]
+    return document(_headline(report), height, parts)
+
+
+def document(headline: str, height: int, parts: Iterable[str], style: str = "") -> str:
+    """Return an SVG document of 960 units in width. `style` is added to the common style."""
+    lines = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {height}"'
+        f' width="{_WIDTH}" height="{height}" role="img" aria-labelledby="title">',
+        f'<title id="title">{escape(headline)}</title>',
+        f"<style>{_STYLE}{style}</style>",
+        f'<rect class="ground" width="{_WIDTH}" height="{height}"/>',
+        *parts,
         "</svg>",
     ]
-    return "\n".join(parts) + "\n"
+    return "\n".join(lines) + "\n"
 
 
 def _headline(report: Mapping[str, Any]) -> str:
@@ -204,7 +212,7 @@ def _wrapped(sentence: str) -> Iterator[str]:
 
 
 def text(x: float, y: float, content: str, kinds: str) -> str:
-    """Return a text element. `kinds` are classes of `STYLE`."""
+    """Return a text element. `kinds` are classes of the common style."""
     return f'<text class="{kinds}" x="{x:g}" y="{y:g}">{escape(content)}</text>'
 
 

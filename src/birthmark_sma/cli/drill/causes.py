@@ -15,11 +15,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from enum import StrEnum
+from typing import ClassVar
 
 from sqlalchemy import Connection
 
 from birthmark_sma.authority.ca import store as ca_store
-from birthmark_sma.authority.ca.store import CaRole, CaState
+from birthmark_sma.authority.ca.store import CaRole, StoredCa
 from birthmark_sma.authority.ca.succession import Successions
 from birthmark_sma.authority.devices import states
 from birthmark_sma.authority.devices.revocation import DeviceCriteria, change_devices
@@ -65,6 +66,8 @@ class Incident(ABC):
     concerned: list[DrillDevice] = field(default_factory=list)
     stolen: DrillDevice | None = None
     """The camera that was opened. It never renews."""
+    tables: list[int] = field(default_factory=list)
+    """The key tables that are rotated, in ascending order. `prepare` chooses them."""
 
     def plan(self, number: int, prefix: str) -> list[NewDevice]:
         """Return the devices to provision. All are of one family and app version by default."""
@@ -86,9 +89,10 @@ class Incident(ABC):
     def recover(self, within: timedelta) -> list[RenewalOrder]:
         """Order the renewals, and do what has to be done before it."""
 
-    @abstractmethod
     def end(self) -> None:
-        """Do what can be done only when the devices have renewed."""
+        """End the overlaps when the devices have renewed: a thief's keys open nothing more."""
+        if self.tables:
+            epochs.end_overlaps(self.database, self.tables)
 
     @abstractmethod
     def find_listed(self) -> tuple[str, int]:
@@ -100,13 +104,10 @@ class LostIntermediate(Incident):
 
     def prepare(self) -> None:
         """Compromise it without changing anything: that needs the root's key."""
-        with self.database.read() as connection:
-            if not self.subject:
-                active = ca_store.find_active(connection, CaRole.INTERMEDIATE)
-                self.subject = "" if active is None else active.name
-            chosen = ca_store.find_ca(connection, self.subject)
+        active = _active_issuer(self.database).name
+        self.subject = self.subject or active
         Successions(self.database, self.settings, dry_run=True).compromise(self.subject)
-        if chosen is None or chosen.state is not CaState.ACTIVE:
+        if self.subject != active:
             raise ConfigurationError(
                 f"{self.subject} signs no new certificates, so the devices of a drill cannot be"
                 " under it. Leave out the name: the drill then takes the one that does"
@@ -126,9 +127,6 @@ class LostIntermediate(Incident):
             )
         ]
 
-    def end(self) -> None:
-        """Do nothing: all devices have another issuer now."""
-
     def find_listed(self) -> tuple[str, int]:
         """Return the root, whose list has the intermediate."""
         with self.database.read() as connection:
@@ -138,7 +136,15 @@ class LostIntermediate(Incident):
 
 
 class _Group(Incident):
-    """Devices that share a fault, such as an app that leaks keys."""
+    """Devices that share a fault, such as an app that leaks keys. Eight of ten have it."""
+
+    usual_subject: ClassVar[str]
+
+    def plan(self, number: int, prefix: str) -> list[NewDevice]:
+        """Return devices with the fault, and others."""
+        self.subject = self.subject or self.usual_subject
+        faulty = round(number * _CONCERNED)
+        return [self._make(f"{prefix}-{n:05}", is_faulty=n < faulty) for n in range(number)]
 
     def prepare(self) -> None:
         """Do nothing: an act on devices needs no secret."""
@@ -159,15 +165,12 @@ class _Group(Incident):
         criteria = RenewalCriteria(device_family=found.family, app_version=found.app_version)
         return [give_order(self.database, criteria, within, ACTOR)]
 
-    def end(self) -> None:
-        """Do nothing: the renewals have superseded the old certificates."""
-
     def find_listed(self) -> tuple[str, int]:
         """Return the issuer, whose list has the certificates of the devices."""
-        with self.database.read() as connection:
-            active = ca_store.find_active(connection, CaRole.INTERMEDIATE)
-        assert active is not None  # noqa: S101  an authority has one
-        return active.name, self.concerned[0].first_serial
+        return _active_issuer(self.database).name, self.concerned[0].first_serial
+
+    @abstractmethod
+    def _make(self, serial: str, *, is_faulty: bool) -> NewDevice: ...
 
     @abstractmethod
     def _has_fault(self, device: NewDevice) -> bool: ...
@@ -179,16 +182,10 @@ class _Group(Incident):
 class FaultyFamily(_Group):
     """All devices of a family have a fault."""
 
-    def plan(self, number: int, prefix: str) -> list[NewDevice]:
-        """Return devices of two families: eight of ten have the fault."""
-        self.subject = self.subject or FAMILY
-        faulty = round(number * _CONCERNED)
-        return [
-            NewDevice(
-                f"{prefix}-{n:05}", self.subject if n < max(1, faulty) else OTHER_FAMILY, VERSION
-            )
-            for n in range(number)
-        ]
+    usual_subject = FAMILY
+
+    def _make(self, serial: str, *, is_faulty: bool) -> NewDevice:
+        return NewDevice(serial, self.subject if is_faulty else OTHER_FAMILY, VERSION)
 
     def _has_fault(self, device: NewDevice) -> bool:
         return device.device_family == self.subject
@@ -200,16 +197,10 @@ class FaultyFamily(_Group):
 class FaultyVersion(_Group):
     """All devices with an app version have a fault."""
 
-    def plan(self, number: int, prefix: str) -> list[NewDevice]:
-        """Return devices with two app versions: eight of ten have the fault."""
-        self.subject = self.subject or VERSION
-        faulty = round(number * _CONCERNED)
-        return [
-            NewDevice(
-                f"{prefix}-{n:05}", FAMILY, self.subject if n < max(1, faulty) else OTHER_VERSION
-            )
-            for n in range(number)
-        ]
+    usual_subject = VERSION
+
+    def _make(self, serial: str, *, is_faulty: bool) -> NewDevice:
+        return NewDevice(serial, FAMILY, self.subject if is_faulty else OTHER_VERSION)
 
     def _has_fault(self, device: NewDevice) -> bool:
         return device.app_version == self.subject
@@ -228,14 +219,13 @@ class LeakedTables(Incident):
         """Raise TableRotationError if a table cannot be rotated now."""
         with self.database.read() as connection:
             ended = self.database.clock.expired_before(timedelta())
-            tables = self._tables(connection)
-            epochs.check_no_overlap(connection, tables, ended, self.database.clock.now())
+            self.tables = self._choose(connection)
+            epochs.check_no_overlap(connection, self.tables, ended, self.database.clock.now())
         open_stored_secrets(self.database, self.settings)
 
     def meet(self, devices: Sequence[DrillDevice]) -> None:
         """Choose a stolen camera that shares a table with another one, and the others."""
-        with self.database.read() as connection:
-            tables = set(self._tables(connection))
+        tables = set(self.tables)
         having = [each for each in devices if each.tables & tables]
         if len(having) < 2:
             raise ConfigurationError(
@@ -255,30 +245,19 @@ class LeakedTables(Incident):
     def recover(self, within: timedelta) -> list[RenewalOrder]:
         """Rotate the tables, and order the devices that have them to renew."""
         keks = open_stored_secrets(self.database, self.settings).keks
-        with self.database.read() as connection:
-            tables = self._tables(connection)
-        epochs.rotate(self.database, keks, tables, within + _OVERLAP)
-        some = tables if len(tables) <= _MOST_ORDERS else [None]
+        epochs.rotate(self.database, keks, self.tables, within + _OVERLAP)
+        some = self.tables if len(self.tables) <= _MOST_ORDERS else [None]
         return [
             give_order(self.database, RenewalCriteria(table_id=each), within, ACTOR)
             for each in some
         ]
 
-    def end(self) -> None:
-        """End the overlap: the keys that the thief has open nothing more."""
-        with self.database.read() as connection:
-            tables = self._tables(connection)
-        epochs.end_overlaps(self.database, tables)
-
     def find_listed(self) -> tuple[str, int]:
         """Return the issuer, whose list has the stolen camera."""
         assert self.stolen is not None  # noqa: S101  chosen by `meet`
-        with self.database.read() as connection:
-            active = ca_store.find_active(connection, CaRole.INTERMEDIATE)
-        assert active is not None  # noqa: S101  an authority has one
-        return active.name, self.stolen.first_serial
+        return _active_issuer(self.database).name, self.stolen.first_serial
 
-    def _tables(self, connection: Connection) -> list[int]:
+    def _choose(self, connection: Connection) -> list[int]:
         if not self.subject:
             return [each.table_id for each in epochs.list_states(connection)]
         try:
@@ -288,6 +267,13 @@ class LeakedTables(Incident):
                 f"{self.subject} does not name key tables. Write their ids, such as 17,230"
             ) from None
         return epochs.check_tables(connection, wanted)
+
+
+def _active_issuer(database: Database) -> StoredCa:
+    with database.read() as connection:
+        active = ca_store.find_active(connection, CaRole.INTERMEDIATE)
+    assert active is not None  # noqa: S101  an authority has one
+    return active
 
 
 def _find_sharing(devices: Sequence[DrillDevice], tables: set[int]) -> DrillDevice:

@@ -5,36 +5,30 @@ be drawn again.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from html import escape
 from typing import Any
 
 from birthmark_sma.counts import counted
-from birthmark_sma.simulation.chart import STYLE, text
+from birthmark_sma.simulation.chart import document, text
 
 # The layout, in SVG units.
-_WIDTH = 960
 _LEFT, _RIGHT = 32, 928
 _TOP, _HEIGHT = 132, 160
 _MARKS_TOP = 384
 _ROW = 26
 _MEASURED, _LIMIT = 620, 644
 
+_PLANNED = ".planned { fill: none; stroke: #b9770e; stroke-width: 2; }"
+
 
 def draw(report: Mapping[str, Any]) -> str:
     """Return the SVG document for a report."""
     height = _MARKS_TOP + _ROW * (len(report["marks"]) + 1)
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {height}"'
-        f' width="{_WIDTH}" height="{height}" role="img" aria-labelledby="title">',
-        f'<title id="title">{escape(_headline(report))}</title>',
-        f"<style>{STYLE}.planned {{ fill: none; stroke: #b9770e; stroke-width: 2; }}</style>",
-        f'<rect class="ground" width="{_WIDTH}" height="{height}"/>',
         *_head(report),
         *_curve(report["renewals"], report["stragglers"]),
         *_marks(report["marks"]),
-        "</svg>",
     ]
-    return "\n".join(parts) + "\n"
+    return document(_headline(report), height, parts, _PLANNED)
 
 
 def _headline(report: Mapping[str, Any]) -> str:

@@ -24,7 +24,6 @@ ASKS = 28
 """The number of times that a device asks for its window during an order."""
 _AT_ONCE = 8  # devices that send a request at the same time
 _QUEUE = 1  # bundles; a drill sends them itself
-_HTTP_SECONDS = 70.0
 _LATE_SECONDS = 2.0
 """The time after the order's time at which an offline device comes back."""
 _SHORT_SECONDS = 3_600.0
@@ -41,9 +40,9 @@ class NewDevice:
     app_version: str
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class DrillDevice:
-    """A device of the drill.
+    """A device of the drill. Two are equal if they are the same object, so a set can hold them.
 
     An offline device takes no pictures and renews only when the order's time is over. `renewed_at`
     is the Unix time of its renewal, by the clock of this process.
@@ -80,16 +79,6 @@ class Answers:
         with self._lock:
             status = response.status_code
             self.by_status[status] = self.by_status.get(status, 0) + 1
-
-
-def open_http(answers: Answers) -> httpx2.Client:
-    """Return the HTTP client of the devices, which counts the responses."""
-    return httpx2.Client(
-        timeout=_HTTP_SECONDS,
-        trust_env=False,
-        limits=httpx2.Limits(max_keepalive_connections=0),  # see `simulation.target`
-        event_hooks={"response": [answers.count]},
-    )
 
 
 def provision_devices(

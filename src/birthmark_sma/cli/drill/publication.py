@@ -62,12 +62,6 @@ class Publication:
 
         return self._await(lambda: self._ask(request), shows)
 
-    def fetch_status(self, certificate: x509.Certificate, issuer: x509.Certificate) -> Fetched:
-        """Return the size of the OCSP response about a certificate."""
-        request = _request(certificate, issuer)
-        content, milliseconds = self._timed(lambda: self._ask(request))
-        return Fetched(len(content), milliseconds)
-
     def _ask(self, request: bytes) -> httpx2.Response:
         return self._client.post(
             self._url + OCSP_PATH,

@@ -4,12 +4,13 @@
 name says otherwise. Every mark has a limit that a drill can miss.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 from birthmark_sma.cli.drill.causes import Cause
+from birthmark_sma.cli.drill.devices import DrillDevice
 from birthmark_sma.cli.drill.load import Sample
 from birthmark_sma.cli.drill.publication import Fetched
 from birthmark_sma.cli.drill.run import Course
@@ -38,32 +39,16 @@ class Mark:
 
 def make_report(course: Course) -> dict[str, Any]:
     """Return the report as a JSON object. `passed` tells whether all marks hold."""
-    wrong_passes = [each for each in course.samples if _is_wrong_pass(course, each)]
-    wrong_fails = [each for each in course.samples if _is_wrong_fail(course, each)]
+    concerned = frozenset(course.concerned)
+    wrong_passes = [e for e in course.samples if _is_wrong_pass(course, concerned, e)]
+    wrong_fails = [e for e in course.samples if _is_wrong_fail(course, concerned, e)]
     last = max((each.answered_at for each in wrong_passes), default=None)
     late = [each for each in course.concerned if not _renewed_in_time(course, each.renewed_at)]
     left = [each for each in course.concerned if each.renewed_at is None]
     marks = [
-        *_marks_of_act(course, last),
-        Mark("genuine pictures that failed", f"{len(wrong_fails):,}", "0", not wrong_fails),
-        Mark(
-            "pictures without a verdict",
-            f"{_undecided(course):,}",
-            "0",
-            not _undecided(course),
-        ),
-        Mark(
-            "renewed within the order's time, of those that were on",
-            f"{sum(not e.is_offline for e in course.concerned) - _awake(late):,}",
-            f"{sum(not each.is_offline for each in course.concerned):,}",
-            not _awake(late),
-        ),
-        Mark(
-            "renewed at the end",
-            f"{len(course.concerned) - len(left):,}",
-            f"{len(course.concerned):,}",
-            bool(course.concerned) and not left,
-        ),
+        *_marks_of_act(course, wrong_passes, last),
+        *_marks_of_pictures(course, wrong_fails),
+        *_marks_of_renewals(course, late, left),
     ]
     return {
         "cause": course.options.cause.value,
@@ -110,24 +95,22 @@ def make_report(course: Course) -> dict[str, Any]:
     }
 
 
-def _marks_of_act(course: Course, last: float | None) -> Iterator[Mark]:
+def _marks_of_act(
+    course: Course, wrong_passes: Sequence[Sample], last: float | None
+) -> Iterator[Mark]:
     """Yield the marks of the act, of the last wrong PASS, of the list and of OCSP."""
     took = course.committed_at - course.decided_at
     yield Mark("the act is committed", _seconds(took), f"{_ACT_SECONDS:g} s", took <= _ACT_SECONDS)
     match course.options.cause:
         case Cause.INTERMEDIATE_KEY:
-            bound, limit = (
-                course.committed_at + _VERIFIER_SECONDS,
-                f"commit + {_VERIFIER_SECONDS:g} s",
-            )
+            bound = course.committed_at + _VERIFIER_SECONDS
+            limit = f"{_VERIFIER_SECONDS:g} s after the commit"
         case Cause.KEY_TABLE:
             bound, limit = course.ended_at, "the end of the overlap"
         case _:
             bound, limit = course.committed_at, "the commit"
     # Only what was sent after the bound counts: a verdict may be under way at the commit.
-    late = [
-        each for each in course.samples if _is_wrong_pass(course, each) and each.sent_at > bound
-    ]
+    late = [each for each in wrong_passes if each.sent_at > bound]
     measured = "none" if last is None else _seconds(last - course.decided_at)
     yield Mark("the last wrong PASS", measured, f"sent before {limit}", not late)
     shown = _shown_at(course.list_after)
@@ -135,6 +118,26 @@ def _marks_of_act(course: Course, last: float | None) -> Iterator[Mark]:
     if course.lost_issuer is None:
         # The contract counts from the commit.
         yield _shown("OCSP shows it", course.committed_at, _shown_at(course.ocsp), _OCSP_SECONDS)
+
+
+def _marks_of_pictures(course: Course, wrong_fails: Sequence[Sample]) -> Iterator[Mark]:
+    undecided = sum(each.passed is None or each.verified is None for each in course.samples)
+    yield Mark("genuine pictures that failed", f"{len(wrong_fails):,}", "0", not wrong_fails)
+    yield Mark("pictures without a verdict", f"{undecided:,}", "0", not undecided)
+
+
+def _marks_of_renewals(
+    course: Course, late: Sequence[DrillDevice], left: Sequence[DrillDevice]
+) -> Iterator[Mark]:
+    awake, missed = _count_awake(course.concerned), _count_awake(late)
+    yield Mark(
+        "renewed within the order's time, of those that were on",
+        f"{awake - missed:,}",
+        f"{awake:,}",
+        not missed,
+    )
+    total = len(course.concerned)
+    yield Mark("renewed at the end", f"{total - len(left):,}", f"{total:,}", total > 0 and not left)
 
 
 def _shown_at(fetched: Fetched | None) -> float | None:
@@ -146,7 +149,7 @@ def _shown(name: str, since: float, at: float | None, limit: float) -> Mark:
     return Mark(name, measured, f"{limit:g} s", at is not None and at - since <= limit)
 
 
-def _is_wrong_pass(course: Course, each: Sample) -> bool:
+def _is_wrong_pass(course: Course, concerned: Set[DrillDevice], each: Sample) -> bool:
     """Return whether a picture passed after the decision that should not have."""
     if not each.passed or each.sent_at < course.decided_at:
         return False
@@ -159,10 +162,10 @@ def _is_wrong_pass(course: Course, each: Sample) -> bool:
         case _:
             # From the recovery on, the devices are reinstated.
             is_over = course.recovering_at and each.answered_at >= course.recovering_at
-            return _is_concerned(course, each) and not is_over
+            return each.device in concerned and not is_over
 
 
-def _is_wrong_fail(course: Course, each: Sample) -> bool:
+def _is_wrong_fail(course: Course, concerned: Set[DrillDevice], each: Sample) -> bool:
     """Return whether a genuine picture, whose device is good, was refused."""
     if each.is_forged or each.passed is None or each.verified is None:
         return False
@@ -177,18 +180,10 @@ def _is_wrong_fail(course: Course, each: Sample) -> bool:
         case _:
             before = each.answered_at < course.decided_at
             settled = course.ordered_at and each.sent_at >= course.ordered_at + _SETTLE_SECONDS
-            return bool(before or settled) or not _is_concerned(course, each)
+            return bool(before or settled) or each.device not in concerned
 
 
-def _is_concerned(course: Course, each: Sample) -> bool:
-    return any(each.device is device for device in course.concerned)
-
-
-def _undecided(course: Course) -> int:
-    return sum(each.passed is None or each.verified is None for each in course.samples)
-
-
-def _awake(devices: Sequence[Any]) -> int:
+def _count_awake(devices: Sequence[DrillDevice]) -> int:
     return sum(not each.is_offline for each in devices)
 
 

@@ -8,14 +8,14 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-import httpx2
 from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from birthmark_sma.authority.authority import opened_database
 from birthmark_sma.authority.ca import store as ca_store
@@ -29,7 +29,6 @@ from birthmark_sma.cli.drill.copied_authority import copied_authority, describe_
 from birthmark_sma.cli.drill.devices import (
     Answers,
     DrillDevice,
-    open_http,
     provision_devices,
     renew_all,
 )
@@ -40,6 +39,7 @@ from birthmark_sma.config import Settings
 from birthmark_sma.errors import NotInitialisedError
 from birthmark_sma.simulation.fleet import memory_directory
 from birthmark_sma.simulation.run import new_serial_prefix
+from birthmark_sma.simulation.target import Site
 from birthmark_sma.storage.engine import Database
 
 QUIET_SECONDS = 4.0
@@ -94,7 +94,7 @@ class Course:
     exposure: Exposure | None = None
     is_stopped: bool = False
     kept: dict[str, str] | None = None
-    """Where the copy is, if it stays."""
+    """The place of the copy, if it stays."""
 
 
 def rehearse(settings: Settings, options: DrillOptions, bar: Bar, waiting: "Waiting") -> Course:
@@ -113,27 +113,27 @@ def rehearse(settings: Settings, options: DrillOptions, bar: Bar, waiting: "Wait
         with waiting("Checking that the act is possible"):
             incident.prepare()
         answers = Answers()
-        with (
-            running_server(copy.data_dir.parent, _server_settings(copy)) as facts,
-            open_http(answers) as client,
-        ):
+        with ExitStack() as stack:
+            server = running_server(copy.data_dir.parent, _server_settings(copy))
+            site = Site(stack.enter_context(server)["url"])
+            client = stack.enter_context(site.http_client())
+            client.event_hooks = {"response": [answers.count]}
             with bar("Provisioning", "steps") as progress:
                 devices = provision_devices(
-                    facts["url"],
+                    site.url,
                     planned,
                     cameras,
                     keys_per_table=_keys_per_table(database),
                     client=client,
                     progress=progress,
                 )
-            try:
-                incident.meet(devices)
-                course = _play(options, incident, devices, facts["url"], answers, bar, client)
-                course.kept = None if options.keep is None else describe_copy(copy)
-                return course
-            finally:
-                for each in devices:
-                    each.played.close()
+            for each in devices:
+                stack.callback(each.played.close)
+            incident.meet(devices)
+            course = _play(options, incident, devices, site, bar)
+            course.answers = answers.by_status
+            course.kept = None if options.keep is None else describe_copy(copy)
+            return course
 
 
 Waiting = Callable[[str], AbstractContextManager[None]]
@@ -143,10 +143,8 @@ def _play(
     options: DrillOptions,
     incident: Incident,
     devices: list[DrillDevice],
-    url: str,
-    answers: Answers,
+    site: Site,
     bar: Bar,
-    client: httpx2.Client,
 ) -> Course:
     course = Course(options, incident.subject, devices, incident.concerned, incident.stolen)
     for each in incident.concerned[: round(options.offline * len(incident.concerned))]:
@@ -161,22 +159,21 @@ def _play(
     thief = None if incident.stolen is None else Thief(incident.stolen, incident.concerned)
     course.has_victim = thief is not None and thief.has_victim
     load = Load(
-        url,
+        site.url,
         root.name,
         root.load(),
         [each for each in devices if each is not incident.stolen],
         options.rate,
         thief,
     )
-    with _stopped_by_signal() as stop:
+    with _stopped_by_signal() as stop, site.http_client() as client:
         load.start()
         try:
-            _act(course, incident, Publication(url, client), stop)
+            _act(course, incident, Publication(site.url, client), stop)
             _renew(course, incident, bar, stop)
         finally:
             load.stop()
     course.samples = load.samples
-    course.answers = dict(answers.by_status)
     course.is_stopped = stop.is_set()
     return course
 
@@ -191,7 +188,7 @@ def _act(
     certificate = one.played.camera.certificate
     issuer = x509.load_pem_x509_certificate(one.played.identity.certificate_chain[0].encode())
     if serial == issuer.serial_number:
-        course.lost_issuer = one.played.camera.capture(b"x").content.device_certificate_chain[1]
+        course.lost_issuer = issuer.public_bytes(Encoding.DER)
     stop.wait(QUIET_SECONDS)
     course.decided_at = time.time()
     course.acted_on = incident.revoke()
