@@ -16,7 +16,9 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from birthmark_sma.client import (
     AuthorityClient,
+    Indeterminate,
     IssuerCrls,
+    Outcome,
     Pass,
     RevocationUnknownError,
     VerifiedBundle,
@@ -25,7 +27,7 @@ from birthmark_sma.client import (
 )
 from birthmark_sma.pki.names import same_name
 
-_LIST_SECONDS = 20.0
+_PATIENCE_SECONDS = 180.0
 
 
 class Aggregation:
@@ -35,7 +37,7 @@ class Aggregation:
         """Pin the root that the authority has now."""
         self._url = url
         self._folder = folder
-        self._http = httpx2.Client(base_url=url, trust_env=False, timeout=30)
+        self._http = httpx2.Client(base_url=url, trust_env=False, timeout=60)
         self.roots = [x509.load_der_x509_certificate(self._get("/pki/root.crt"))]
         self._lists = IssuerCrls(url, root_lists={"/pki/root.crl": self.roots[0]})
         self._roots_list = b""
@@ -67,7 +69,7 @@ class Aggregation:
 
     def _verify(self, text: bytes) -> VerifiedBundle:
         """Verify a bundle. After a leap of the clock, wait for a list that the authority signs."""
-        deadline = time.monotonic() + _LIST_SECONDS
+        deadline = time.monotonic() + _PATIENCE_SECONDS
         while True:
             try:
                 return verify_bundle(text, root=self.roots, now=datetime.now(UTC), crl=self._lists)
@@ -77,14 +79,27 @@ class Aggregation:
                 time.sleep(0.1)
 
     def validate(self) -> None:
-        """Validate the tokens of all bundles that wait. Fails unless each passes."""
+        """Validate the tokens of all bundles that wait. Fails unless each passes.
+
+        An authority that is slow has given no verdict: it is asked again, as by any caller.
+        """
+        deadline = time.monotonic() + _PATIENCE_SECONDS
         with AuthorityClient(self._url, plaintext=True) as authority:
-            outcomes = authority.validate_many([each.camera_token for each in self._waiting])
+            while self._waiting:
+                assert time.monotonic() < deadline, "the authority gives no verdicts"
+                tokens = [each.camera_token for each in self._waiting]
+                self._settle(authority.validate_many(tokens))
+
+    def _settle(self, outcomes: list[Outcome]) -> None:
+        waiting = []
         for bundle, outcome in zip(self._waiting, outcomes, strict=True):
+            if isinstance(outcome, Indeterminate):
+                waiting.append(bundle)
+                continue
             assert isinstance(outcome, Pass), (bundle, outcome)
             assert outcome.device_serial == bundle.device_serial
-        self.pictures += len(self._waiting)
-        self._waiting.clear()
+            self.pictures += 1
+        self._waiting = waiting
 
     def follow_roots(self) -> None:
         """Trust the roots that a trusted root vouches for, and forget those that have ended."""

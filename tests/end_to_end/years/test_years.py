@@ -1,6 +1,6 @@
 """Twelve years of a fleet under libfaketime: `world` says what happens and what "content" means.
 
-`make soak` lives them with 50 cameras, `make test` the first five with 3. The seed is printed. It
+`make soak` lives them with 50 cameras, `make test` the first two with 3. The seed is printed. It
 repeats the restarts and the steps, but not the exact moments of the kills.
 """
 
@@ -17,16 +17,16 @@ from tests.support.programs.faketime import FakeClock
 from tests.support.soak import tell, times
 
 # On a machine that is busy with other tests it takes ten times as long as on a quiet one.
-pytestmark = [pytest.mark.soak, pytest.mark.timeout(1_800)]
+_SECONDS = times(1_700, 7_000)
+pytestmark = [pytest.mark.soak, pytest.mark.timeout(_SECONDS + 100)]
 
 CAMERAS = times(3, 50)
-YEARS = times(5, 12)
+YEARS = times(2, 12)
 STEP_DAYS = 45
-_SECONDS = 1_700
 _ROOT = Path(__file__).parents[3]
 _ACTS = {3: "sma ca rotate", 6: "sma ca rotate", 8: "sma ca roll-root", 11: "sma ca rotate"}
 """The operator's commands, by the year after whose end the doctor names them."""
-_INTERMEDIATES = times(2, 4)
+_INTERMEDIATES = times(1, 4)
 """The intermediates that are active for longer than any camera waits for its next renewal."""
 
 
@@ -58,5 +58,5 @@ def test_a_fleet_lives_for_years(tmp_path: Path) -> None:
     assert expected <= set(report["pictures_by_issuer"])
     assert report["pictures"] == report["captured"] >= report["steps"] * CAMERAS
     # A certificate of two years is renewed before its end.
-    assert report["fewest_renewals"] >= YEARS / 2 - 1
+    assert report["fewest_renewals"] >= YEARS // 2
     assert {event.split()[0] for event in report["restarts"]} == {"authority", "cameras"}

@@ -226,7 +226,8 @@ class World:
             self._authority.server.kill()
         else:
             self._note("authority stopped")
-            assert self._authority.server.terminate() == 0
+            # 1 if work was left after 8.5 seconds, as on a very busy machine. Nothing is lost then.
+            assert self._authority.server.terminate() in {0, 1}
         self._authority.server.close()
         self._authority = self._serve()
 
