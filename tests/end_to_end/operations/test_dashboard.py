@@ -12,6 +12,7 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, expect
 
 from tests.support.busy_authority import Lively, start_lively
+from tests.support.devices.acts import suspend_device
 from tests.support.programs.browser import (
     PROGRAM_VARIABLE,
     Watched,
@@ -41,6 +42,7 @@ PLACES = {
     "devices-none": "/dashboard/devices?q=nothing",
     "device-hostile": f"/dashboard/device?serial={HOSTILE}",
     "device-long": f"/dashboard/device?serial={LONG}",
+    "device-suspended": "/dashboard/device?serial=camera-2",
     "device-busy": "/dashboard/device?serial=RPI5-000001",
     "validations-fail": "/dashboard/validations?result=FAIL",
     "validations-none": "/dashboard/validations?device=nothing",
@@ -63,9 +65,11 @@ def lively(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lively]:
         tmp_path_factory.mktemp("dashboard"),
         devices=10_000,
         rows=200_000,
-        serials=(HOSTILE, LONG, "camera-1"),
+        serials=(HOSTILE, LONG, "camera-1", "camera-2"),
         tokens=60,
     )
+    with started.running.database() as database:
+        suspend_device(database, "camera-2")
     yield started
     started.running.server.close()
 

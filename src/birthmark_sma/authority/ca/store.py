@@ -261,8 +261,3 @@ def find_revocation(connection: Connection, certificate_serial: str) -> Revocati
     found = revoked_certificates.c.certificate_serial == certificate_serial
     row = connection.execute(select(*REVOKED).where(found)).one_or_none()
     return None if row is None else Revocation(*row)
-
-
-def count_revocations(connection: Connection) -> int:
-    """Return how many certificates were revoked."""
-    return connection.execute(select(func.count()).select_from(revoked_certificates)).scalar_one()

@@ -1,11 +1,13 @@
 """The rules of renewal: which certificate of which device may be exchanged.
 
 `renewal.service` asks before a signature, `renewal.registration` in the transaction that decides.
-All times are of the database's clock. This module must never read a clock or the database itself.
+The dashboard shows what stands in the way. All times are of the database's clock. This module must
+never read a clock or the database itself.
 """
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from enum import StrEnum
 
 from birthmark_sma.authority.devices.certificates_store import EarlierCertificate, Revocation
 from birthmark_sma.authority.devices.store import Device
@@ -14,6 +16,17 @@ from birthmark_sma.protocol.verdict import DeviceStatus
 
 SUPERSEDED = "superseded"
 _RE_ENROL = "Ask the operator for a re-enrolment: sma devices re-enrol SERIAL."
+
+
+class Obstacle(StrEnum):
+    """What stands in the way of a renewal."""
+
+    STATUS = "status"
+    """The device is not active."""
+    REVOCATION = "revocation"
+    """The certificate is revoked."""
+    EXPIRY = "expiry"
+    """The certificate expired longer ago than the grace period."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +57,29 @@ class RegisteredCertificate:
         )
 
 
+def find_obstacle(
+    certificate: RegisteredCertificate,
+    now: datetime,
+    grace: timedelta,
+    *,
+    is_repetition: bool = False,
+) -> Obstacle | None:
+    """Return what stands in the way of a renewal of this certificate at `now`, or None.
+
+    A repetition asks for the certificate that was exchanged for this one.
+    """
+    if certificate.device.status is not DeviceStatus.ACTIVE:
+        return Obstacle.STATUS
+    revocation = certificate.revocation
+    if revocation is not None and not (
+        is_repetition and revocation.revocation_reason == SUPERSEDED
+    ):
+        return Obstacle.REVOCATION
+    if certificate.expires_at is None or certificate.expires_at + grace <= now:
+        return Obstacle.EXPIRY
+    return None
+
+
 def find_refusal(
     certificate: RegisteredCertificate, csr_sha256: bytes, now: datetime, grace: timedelta
 ) -> BirthmarkError | None:
@@ -52,22 +88,20 @@ def find_refusal(
     Tell it only to a caller that has proved to have the key of the certificate: it reveals the
     state of the device.
     """
-    status = certificate.device.status
-    if status is not DeviceStatus.ACTIVE:
+    obstacle = find_obstacle(
+        certificate, now, grace, is_repetition=certificate.is_exchanged(csr_sha256)
+    )
+    if obstacle is Obstacle.STATUS:
         return DeviceNotActiveError(
-            f"This device is {status.value}, so its certificate cannot be renewed. Its operator"
-            " can tell why."
+            f"This device is {certificate.device.status.value}, so its certificate cannot be"
+            " renewed. Its operator can tell why."
         )
-    revocation = certificate.revocation
-    is_repetition = certificate.is_exchanged(csr_sha256)
-    if revocation is not None and not (
-        is_repetition and revocation.revocation_reason == SUPERSEDED
-    ):
+    if obstacle is Obstacle.REVOCATION and certificate.revocation is not None:
         return RenewalRefusedError(
-            f"This certificate was revoked ({revocation.revocation_reason}). Renew with the newest"
-            f" certificate of this device. {_RE_ENROL}"
+            f"This certificate was revoked ({certificate.revocation.revocation_reason}). Renew with"
+            f" the newest certificate of this device. {_RE_ENROL}"
         )
-    if certificate.expires_at is None or certificate.expires_at + grace <= now:
+    if obstacle is Obstacle.EXPIRY:
         return RenewalRefusedError(
             f"This certificate expired more than {grace.days} days ago. {_RE_ENROL}"
         )

@@ -113,6 +113,6 @@ def _read(connection: Connection, authority: Authority) -> dict[str, Any]:
         ],
         "server": server_certificate(authority, now),
         "devices": device_store.count_devices(connection),
-        "revoked": ca_store.count_revocations(connection),
+        "out_of_order": device_store.count_out_of_order(connection),
         "ceremony": ca_store.ceremony_time(connection),
     }

@@ -25,6 +25,7 @@ from birthmark_sma.authority.devices.revocation import find_named
 from birthmark_sma.authority.devices.search import DeviceFilter
 from birthmark_sma.authority.devices.store import Device
 from birthmark_sma.authority.renewal.information import find_window
+from birthmark_sma.authority.renewal.rules import RegisteredCertificate, find_obstacle
 from birthmark_sma.authority.validation import audit_search
 from birthmark_sma.authority.validation.audit_search import AuditFilter
 from birthmark_sma.protocol.verdict import DeviceStatus
@@ -141,6 +142,9 @@ def _read(connection: Connection, authority: Authority, device_serial: str) -> d
         connection, AuditFilter(device_serial=device_serial), limit=_LATEST, seconds=_LOOKING
     )
     certificate = x509.load_pem_x509_certificate(device.device_certificate.encode())
+    revocation = ca_store.find_revocation(connection, device.certificate_serial)
+    current = RegisteredCertificate(device, None, revocation, device.certificate_expires_at)
+    grace = timedelta(days=authority.settings.renewal_grace_days)
     return {
         "device": device,
         "certificate": CertificateView.of("device", certificate, now),
@@ -150,11 +154,13 @@ def _read(connection: Connection, authority: Authority, device_serial: str) -> d
                 ("intermediate", "root"), _chain_of(authority, device), strict=False
             )
         ],
-        "revocation": ca_store.find_revocation(connection, device.certificate_serial),
+        "revocation": revocation,
         "earlier": certificates_store.list_earlier(connection, device_serial),
         "re_enrolment": re_enrolments.find(connection, device_serial, now),
         "now": now,
         "window": find_window(connection, device),
+        "obstacle": find_obstacle(current, now, grace),
+        "grace": grace,
         "flags": device_flags.list_flags_of_device(connection, device_serial, limit=_FLAGS),
         "days": [(day, passes.get(day, 0)) for day in days],
         "latest_days": [

@@ -1,7 +1,9 @@
 """The pages of devices: finding one among many, and reading what is known of it."""
 
 import re
-from datetime import UTC, datetime
+from collections import Counter
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from html import unescape
 from itertools import count
 
@@ -16,6 +18,7 @@ from birthmark_sma.protocol.verdict import DeviceStatus
 from birthmark_sma.storage.engine import Database
 from tests.integration.web.dashboard.conftest import PAGE
 from tests.integration.web.dashboard.test_rendering import assert_strict
+from tests.support.authorities import execute
 from tests.support.cameras.camera import VALIDATE, Camera, wire
 from tests.support.programs.running import Running, new_serial, wait_until
 
@@ -230,6 +233,93 @@ def test_who_changed_a_device_and_why(running_on_sqlite: Running) -> None:
     assert_strict(page)
     for text in ("Revoked", "key_compromise", "another", "2026-01-02 03:04:05 UTC"):
         assert text in page.text
+
+
+def suspend(database: Database, serial: str) -> None:
+    change_device(database, serial, states.suspend("me"))
+
+
+def revoke(database: Database, serial: str) -> None:
+    change_device(database, serial, states.revoke("me", "superseded"))
+
+
+def retire(database: Database, serial: str) -> None:
+    change_device(database, serial, states.retire("me"))
+
+
+def expire(database: Database, serial: str) -> None:
+    """Let the certificate have ended longer ago than the grace period of 90 days."""
+    execute(
+        database,
+        "UPDATE registered_devices SET certificate_expires_at = :end WHERE device_serial = :serial",
+        end=f"{datetime.now(UTC) - timedelta(days=91):%Y-%m-%d %H:%M:%S.%f+00:00}",
+        serial=serial,
+    )
+
+
+def list_by_hand(database: Database, serial: str) -> None:
+    """Put a device's certificate on the list of revoked ones, as only an operator's SQL can."""
+    execute(
+        database,
+        "INSERT INTO revoked_certificates (certificate_serial, device_serial, revoked_at,"
+        " revocation_reason) SELECT certificate_serial, device_serial, provisioned_at,"
+        " 'superseded' FROM registered_devices WHERE device_serial = :serial",
+        serial=serial,
+    )
+
+
+@pytest.mark.parametrize(
+    ("act", "reason"),
+    [
+        (
+            suspend,
+            "it is suspended. To end the suspension, type <code>sma devices rein",
+        ),
+        (revoke, "it is revoked"),
+        (retire, "it is retired"),
+        (expire, "its certificate expired more than 90 days ago."),
+        (list_by_hand, "its certificate is on the list of revoked certificates"),
+    ],
+)
+def test_why_a_device_cannot_renew(
+    running_on_sqlite: Running, act: Callable[[Database, str], None], reason: str
+) -> None:
+    """Its page promises no window."""
+    serial = new_serial()
+    with running_on_sqlite.client(headers=PAGE) as client:
+
+        def renews() -> str:
+            page = client.get("/dashboard/device", params={"serial": serial})
+            assert_strict(page)
+            [told] = re.findall(r"<dt>Renews</dt><dd>(.*?)</dd>", page.text, re.S)
+            return str(told)
+
+        Camera.provisioned(client, serial)
+        assert renews().startswith("between ")
+        with running_on_sqlite.database() as database:
+            act(database, serial)
+        assert renews().startswith(f"no, because {reason}")
+
+
+def test_devices_are_counted_by_status(running_on_sqlite: Running) -> None:
+    """A suspended device is not revoked. Its certificate is on hold, and so on the list."""
+    with running_on_sqlite.client(headers=PAGE) as client:
+
+        def counts() -> Counter[str]:
+            page = client.get("/dashboard/certificates")
+            assert_strict(page)
+            told = re.findall(r"([\d,]+) (active|suspended|revoked|retired)\b", page.text)
+            return Counter({status: int(n.replace(",", "")) for n, status in told})
+
+        before = counts()
+        for act in (None, suspend, suspend, suspend, revoke, revoke, retire):
+            serial = new_serial()
+            Camera.provisioned(client, serial)
+            if act is not None:
+                with running_on_sqlite.database() as database:
+                    act(database, serial)
+        added = Counter(active=1, suspended=3, revoked=2, retired=1)
+        assert counts() == before + added
 
 
 def test_an_unknown_device(running_on_sqlite: Running) -> None:
