@@ -11,6 +11,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src"
 MOST_FILES_IN_A_FOLDER = 14
+MOST_LINES_OF_A_MODULE = 400
 UNBOUNDED = {"src/birthmark_sma/cli/commands", "src/birthmark_sma/storage/migrations/versions"}
 """A module for each command, and one for each migration that was ever made."""
 QUESTION_WORDS = ("What", "Who", "Whoever", "Whether", "How", "Where")
@@ -32,6 +33,15 @@ def test_no_folder_has_many_files(folder: str) -> None:
     )
     large = {name: n for name, n in counts.items() if n > MOST_FILES_IN_A_FOLDER}
     assert not large.keys() - UNBOUNDED, large
+
+
+def test_no_module_is_long() -> None:
+    """A module has one purpose, and is read at once."""
+    lengths = {
+        file.relative_to(ROOT).as_posix(): len(file.read_text(encoding="utf-8").splitlines())
+        for file in python_files(SOURCE)
+    }
+    assert {name: n for name, n in lengths.items() if n > MOST_LINES_OF_A_MODULE} == {}
 
 
 DESCRIBED_AS_A_WHOLE = (
