@@ -183,6 +183,18 @@ _NEW_FIELDS = (
 )
 
 
+def find_current(connection: Connection, device: Device) -> RegisteredCertificate:
+    """Return the current certificate of a device."""
+    revoked = ca_store.find_revocation(connection, device.certificate_serial)
+    revocation = (
+        None
+        if revoked is None
+        else Revocation(revoked.revoked_at, revoked.revocation_reason, revoked.invalid_since)
+    )
+    expires_at = device.certificate_expires_at or _read_end(device.device_certificate)
+    return RegisteredCertificate(device, None, revocation, expires_at)
+
+
 def find_certificate(
     connection: Connection, certificate_serial: str, *, lock: str | None = None
 ) -> RegisteredCertificate | None:
@@ -195,14 +207,7 @@ def find_certificate(
     else:
         device = device_store.lock_device(connection, lock)
     if device is not None and device.certificate_serial == certificate_serial:
-        revoked = ca_store.find_revocation(connection, certificate_serial)
-        revocation = (
-            None
-            if revoked is None
-            else Revocation(revoked.revoked_at, revoked.revocation_reason, revoked.invalid_since)
-        )
-        expires_at = device.certificate_expires_at or _read_end(device.device_certificate)
-        return RegisteredCertificate(device, None, revocation, expires_at)
+        return find_current(connection, device)
     listed = certificates_store.find_earlier(connection, certificate_serial)
     if listed is None:
         return None

@@ -9,7 +9,6 @@ from sqlalchemy import Connection
 from starlette.responses import Response
 
 from birthmark_sma.authority.authority import Authority
-from birthmark_sma.authority.ca import store as ca_store
 from birthmark_sma.authority.devices import abuse_flags as device_flags
 from birthmark_sma.authority.devices import (
     activity as device_activity,
@@ -25,7 +24,8 @@ from birthmark_sma.authority.devices.revocation import find_named
 from birthmark_sma.authority.devices.search import DeviceFilter
 from birthmark_sma.authority.devices.store import Device
 from birthmark_sma.authority.renewal.information import find_window
-from birthmark_sma.authority.renewal.rules import RegisteredCertificate, find_obstacle
+from birthmark_sma.authority.renewal.registration import find_current
+from birthmark_sma.authority.renewal.rules import find_obstacle
 from birthmark_sma.authority.validation import audit_search
 from birthmark_sma.authority.validation.audit_search import AuditFilter
 from birthmark_sma.protocol.verdict import DeviceStatus
@@ -142,8 +142,7 @@ def _read(connection: Connection, authority: Authority, device_serial: str) -> d
         connection, AuditFilter(device_serial=device_serial), limit=_LATEST, seconds=_LOOKING
     )
     certificate = x509.load_pem_x509_certificate(device.device_certificate.encode())
-    revocation = ca_store.find_revocation(connection, device.certificate_serial)
-    current = RegisteredCertificate(device, None, revocation, device.certificate_expires_at)
+    current = find_current(connection, device)
     grace = timedelta(days=authority.settings.renewal_grace_days)
     return {
         "device": device,
@@ -154,7 +153,7 @@ def _read(connection: Connection, authority: Authority, device_serial: str) -> d
                 ("intermediate", "root"), _chain_of(authority, device), strict=False
             )
         ],
-        "revocation": revocation,
+        "revocation": current.revocation,
         "earlier": certificates_store.list_earlier(connection, device_serial),
         "re_enrolment": re_enrolments.find(connection, device_serial, now),
         "now": now,
