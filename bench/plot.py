@@ -2,8 +2,6 @@
 
 from pathlib import Path
 
-from matplotlib.figure import Figure
-
 from bench.closed import describe
 from bench.figures import CONVENTIONAL, NOOP, PLAIN_NOOP, Report
 
@@ -16,6 +14,9 @@ def draw(report: Report, path: Path) -> None:
 
     The bar is the median; the line goes from the slowest to the fastest round.
     """
+    # Here, because its import takes a second, and `make bench` needs it at the end.
+    from matplotlib.figure import Figure  # noqa: PLC0415
+
     measured = [each for each in report.series if each.rounds]
     figure = Figure(figsize=(9, 1.2 + 0.34 * max(1, len(measured))), layout="constrained")
     axes = figure.subplots()

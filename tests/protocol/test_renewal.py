@@ -1,7 +1,9 @@
 """The proof of a renewal: which bytes are signed, and that nothing in them can be changed."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import cache
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
@@ -21,12 +23,18 @@ from birthmark_sma.protocol.renewal import (
 
 AT = datetime(2028, 3, 22, 17, 11, 36, 476_000, tzinfo=UTC)
 PROOF = make_proof(b"certificate", b"csr", b"recipient", requested_at=AT, supersede=False)
-KEYS: dict[str, SigningKey] = {
-    "P-256": ec.generate_private_key(ec.SECP256R1()),
-    "P-384": ec.generate_private_key(ec.SECP384R1()),
-    "RSA": rsa.generate_private_key(65537, 2048),
-    "Ed25519": ed25519.Ed25519PrivateKey.generate(),
+KINDS: dict[str, Callable[[], SigningKey]] = {
+    "P-256": lambda: ec.generate_private_key(ec.SECP256R1()),
+    "P-384": lambda: ec.generate_private_key(ec.SECP384R1()),
+    "RSA": lambda: rsa.generate_private_key(65537, 2048),
+    "Ed25519": ed25519.Ed25519PrivateKey.generate,
 }
+
+
+@cache
+def key_of(kind: str) -> SigningKey:
+    """A key of a kind, the same for all tests."""
+    return KINDS[kind]()
 
 
 def test_the_signed_bytes_are_the_prefix_and_canonical_json() -> None:
@@ -39,13 +47,13 @@ def test_the_signed_bytes_are_the_prefix_and_canonical_json() -> None:
     )
 
 
-@pytest.mark.parametrize("kind", KEYS)
+@pytest.mark.parametrize("kind", KINDS)
 def test_each_kind_of_key_signs(kind: str) -> None:
-    key = KEYS[kind]
+    key = key_of(kind)
     verify_renewal(PROOF, sign_renewal(PROOF, key), key.public_key())
 
 
-@pytest.mark.parametrize("kind", KEYS)
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(
     "changed",
     [
@@ -59,14 +67,14 @@ def test_each_kind_of_key_signs(kind: str) -> None:
 )
 def test_a_relay_can_change_nothing(kind: str, changed: RenewalProof) -> None:
     """Threat 41: neither the recipient key nor the choice to supersede, nor anything else."""
-    key = KEYS[kind]
+    key = key_of(kind)
     with pytest.raises(BundleSignatureError):
         verify_renewal(changed, sign_renewal(PROOF, key), key.public_key())
 
 
 def test_the_error_names_the_form_of_webcrypto() -> None:
     with pytest.raises(BundleSignatureError, match="P1363"):
-        verify_renewal(PROOF, bytes(64), KEYS["P-256"].public_key())
+        verify_renewal(PROOF, bytes(64), key_of("P-256").public_key())
 
 
 # RFC 9773, section 4.1.

@@ -5,7 +5,6 @@ from base64 import b64encode
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
-from functools import partial
 from typing import Any
 
 import httpx2
@@ -161,18 +160,18 @@ def test_the_device_keeps_its_nuc_hash_and_its_tables(client: httpx2.Client) -> 
 
 
 @pytest.mark.parametrize(
-    "recipient",
+    "make",
     [
-        ec.generate_private_key(ec.SECP256R1()),
-        ec.generate_private_key(ec.SECP384R1()),
-        x25519.X25519PrivateKey.generate(),
-        rsa.generate_private_key(65537, 2048),
+        lambda: ec.generate_private_key(ec.SECP256R1()),
+        lambda: ec.generate_private_key(ec.SECP384R1()),
+        x25519.X25519PrivateKey.generate,
+        lambda: rsa.generate_private_key(65537, 2048),
     ],
-    ids=lambda key: type(key).__name__,
+    ids=["P-256", "P-384", "X25519", "RSA"],
 )
-def test_table_keys_come_sealed(client: httpx2.Client, recipient: Any) -> None:
+def test_table_keys_come_sealed(client: httpx2.Client, make: Callable[[], Any]) -> None:
     """Without the NUC hash, which the authority does not know."""
-    serial, key = new_serial(), new_key()
+    serial, key, recipient = new_serial(), new_key(), make()
     camera = Camera.provisioned(client, serial, device_public_key=public_pem(key))
     device = RenewingDevice(serial, key, camera.response["device_certificate"])
     answer = device.renew(client, recipient=recipient).json()
@@ -185,20 +184,20 @@ def test_table_keys_come_sealed(client: httpx2.Client, recipient: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "make_key",
+    "make",
     [
-        partial(ec.generate_private_key, ec.SECP256R1()),
-        partial(ec.generate_private_key, ec.SECP384R1()),
+        lambda: ec.generate_private_key(ec.SECP256R1()),
+        lambda: ec.generate_private_key(ec.SECP384R1()),
         ed25519.Ed25519PrivateKey.generate,
-        partial(rsa.generate_private_key, 65537, 2048),
+        lambda: rsa.generate_private_key(65537, 2048),
     ],
-    ids=["p256", "p384", "ed25519", "rsa"],
+    ids=["P-256", "P-384", "Ed25519", "RSA"],
 )
 def test_each_kind_of_key_proves(
-    client: httpx2.Client, running: Running, make_key: Callable[[], Any]
+    client: httpx2.Client, running: Running, make: Callable[[], Any]
 ) -> None:
     """The algorithms are those of bundles."""
-    device = RenewingDevice.provisioned(client, make_key())
+    device = RenewingDevice.provisioned(client, make())
     device.renewed(client)
     assert revocations(running, device) == {}
 
