@@ -145,7 +145,7 @@ check: check-fast ## and structure, insecure calls, secrets, known vulnerabiliti
 	@.venv/bin/lint-imports
 	@.venv/bin/bandit --quiet --configfile pyproject.toml --recursive src bench checks examples vectors
 	@.venv/bin/kingfisher scan . --git-history full --exclude .venv --exclude .cache \
-	  --exclude .pytest_cache --exclude .mypy_cache --exclude .ruff_cache --exclude .hypothesis --no-validate \
+	  --exclude __pycache__ --exclude .pytest_cache --exclude .mypy_cache --exclude .ruff_cache --exclude .hypothesis --no-validate \
 	  --no-update-check --redact --quiet --rule-cache-dir .cache/kingfisher
 	@.venv/bin/python -m checks.vulnerabilities
 

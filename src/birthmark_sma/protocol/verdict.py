@@ -6,7 +6,9 @@ token's address and not its secret content (`Reason.told_to_caller`).
 """
 
 from collections.abc import Sequence
+from datetime import datetime
 from enum import StrEnum
+from functools import lru_cache
 from typing import NamedTuple
 
 from birthmark_sma.protocol.key_table import TableSizes
@@ -167,3 +169,9 @@ def bind_to_derivation(reason: Reason, derivation: int, passed_under: int) -> Re
     if reason is Reason.GENUINE and passed_under != derivation:
         return Reason.OTHER_DERIVATION
     return reason
+
+
+@lru_cache(maxsize=4)  # all verdicts of a batch have the same time
+def rfc3339(time: datetime) -> str:
+    """Return the UTC time of a verdict in the format of RFC 3339, with milliseconds and `Z`."""
+    return time.isoformat(timespec="milliseconds").removesuffix("+00:00") + "Z"

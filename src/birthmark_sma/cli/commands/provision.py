@@ -41,7 +41,7 @@ def provision(
     """
     from birthmark_sma.cli.commands import device_files
     from birthmark_sma.pki.names import check_device_serial
-    from birthmark_sma.web.api.models.wire import rfc3339
+    from birthmark_sma.protocol.verdict import rfc3339
 
     check_device_serial(device_serial)
     target = output_dir or Path("provisioned_devices") / _directory_name(device_serial)

@@ -34,8 +34,7 @@ def validate(
     The attempt is added to the audit log. The exit code is 0 for PASS and 1 for FAIL.
     """
     from birthmark_sma.authority.access.caller import Caller
-    from birthmark_sma.protocol.verdict import Verdict
-    from birthmark_sma.web.api.models.wire import rfc3339
+    from birthmark_sma.protocol.verdict import Verdict, rfc3339
 
     require_sqlite_file(settings)  # before it waits for standard input
     token = _parse(_read(camera_token))

@@ -19,10 +19,9 @@ from birthmark_sma.authority.operations.statistics import Stats
 from birthmark_sma.config import Access
 from birthmark_sma.errors import DatabaseUnavailableError
 from birthmark_sma.protocol.replay import Repeat
-from birthmark_sma.protocol.verdict import Reason, Verdict
+from birthmark_sma.protocol.verdict import Reason, Verdict, rfc3339
 from birthmark_sma.storage.outages.retries import retry
 from birthmark_sma.web.api import examples, openapi
-from birthmark_sma.web.api.models.wire import rfc3339
 from birthmark_sma.web.middleware.timeouts import run_with_timeout
 from birthmark_sma.web.server_state import ApiRequest
 

@@ -10,8 +10,8 @@ from collections.abc import Awaitable, Sequence
 from functools import lru_cache
 
 from birthmark_sma.authority.access.caller import Caller
-from birthmark_sma.authority.rate_limits.limiter import RateLimits
-from birthmark_sma.authority.rate_limits.limits import Kind, Quota
+from birthmark_sma.authority.rate_limits.limiter import Quota, RateLimits
+from birthmark_sma.authority.rate_limits.limits import Kind
 from birthmark_sma.errors import RateLimitedError
 from birthmark_sma.rates import Rate
 from birthmark_sma.web.request_context import RequestContext

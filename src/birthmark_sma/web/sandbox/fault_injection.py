@@ -27,7 +27,7 @@ from birthmark_sma.authority.sandbox.certificates import crl_as_of, shifted_cloc
 from birthmark_sma.authority.sandbox.validation import as_of_table
 from birthmark_sma.counts import counted
 from birthmark_sma.errors import DeviceStatusError, TokenAlreadySubmittedError, UnknownDeviceError
-from birthmark_sma.web.api.models.wire import rfc3339
+from birthmark_sma.protocol.verdict import rfc3339
 from birthmark_sma.web.middleware.timeouts import run_with_timeout
 from birthmark_sma.web.problem_documents import error_response, problem_response
 from birthmark_sma.web.problems import Problem, RequestError

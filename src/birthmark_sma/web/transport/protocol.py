@@ -12,6 +12,7 @@ Each of these errors closes the connection. `web.middleware.request_body` limits
 """
 
 import asyncio
+import re
 import sys
 from collections.abc import Sized
 from typing import Any, cast
@@ -25,15 +26,19 @@ from birthmark_sma.web import problems
 from birthmark_sma.web.problems import HEAD_BYTES, LINE_BYTES, MAX_FIELDS, Problem
 from birthmark_sma.web.request_context import CONTEXT, RequestContext
 from birthmark_sma.web.routes import LIVE, READY
-from birthmark_sma.web.transport.head_check import check_head
 from birthmark_sma.web.transport.head_texts import head_without_upgrade, problem_bytes
 from birthmark_sma.web.transport.request_task import JoinedResponse, TurnBudget
 from birthmark_sma.web.transport.uvicorn_config import REQUEST_SECONDS, BoundedConfig
 
 _PROBES = (LIVE.path, READY.path)  # they go before all other requests
-_LINE_OVERHEAD = len("  HTTP/1.1")
-_FIELD_OVERHEAD = len(": \r\n")
+_VERSIONS = frozenset({"1.1", "1.0"})
+_LINE_OVERHEAD, _FIELD_OVERHEAD = len("  HTTP/1.1"), len(": \r\n")
 _ENDS_OF_LINES = len("\r\n\r\n")  # the CRLF of the request line and the CRLF that ends the head
+# A host name or an address as DNS and browsers write it. RFC 3986, section 3.2, also allows
+# userinfo, escapes and commas, which two programs may read differently.
+_HOST = rb"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]*)(?::[0-9]*)?"
+_IS_HOST = re.compile(_HOST).fullmatch
+_ABSOLUTE = re.compile(rb"https?://(%b)(?=[/?]|$)" % _HOST, re.IGNORECASE)
 # After an error response: read and discard for so long, at most so many bytes. See _send_refusal.
 _LINGER_SECONDS, _LINGER_BYTES = 1.0, 1_048_576
 # A request is cancelled this long after its client closed its sending side, if its method is safe
@@ -255,15 +260,12 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         """Check the complete head, then start the request or refuse it."""
         self._pending_bytes = 0
         self._head_is_whole = True
-        if self._refused:
-            return
-        target = check_head(self.parser.get_http_version(), self.url, self.headers)
-        if isinstance(target, Problem):
-            self._refuse(target)
-            return
-        self.url = target
-        if not self._passes_over_upgrade():
-            HttpToolsProtocol.on_headers_complete(self)
+        if not self._refused:
+            refusal = self._check_head()
+            if refusal is not None:
+                self._refuse(refusal)
+            elif not self._passes_over_upgrade():
+                HttpToolsProtocol.on_headers_complete(self)
 
     def on_body(self, body: bytes) -> None:
         """Pass on a part of the body, without a size limit."""
@@ -299,6 +301,33 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         if head is not None and self._fed is not None and not self._refused:
             self.parser = httptools.HttpRequestParser(self)
             HttpToolsProtocol.data_received(self, head + self._fed[offset:])
+
+    def _check_head(self) -> Problem | None:
+        """Return the error response to an invalid head that the parser accepts, or None.
+
+        The host in an absolute target replaces the Host field (RFC 9112, section 3.2.2), so all
+        later code reads the same host and the same path.
+        """
+        version = self.parser.get_http_version()
+        hosts = [value for name, value in self.headers if name == b"host"]
+        codings = [value for name, value in self.headers if name == b"transfer-encoding"]
+        if version not in _VERSIONS:
+            return problems.HTTP_VERSION
+        if len(hosts) > 1 or (not hosts and version == "1.1") or not all(map(_IS_HOST, hosts)):
+            return problems.NOT_ONE_HOST
+        if codings and (len(codings) > 1 or codings[0].lower() != b"chunked"):
+            return problems.TRANSFER_CODING
+        if b"#" in self.url or (codings and version == "1.0"):
+            return problems.NOT_HTTP
+        if not self.url.startswith((b"/", b"*")):
+            absolute = _ABSOLUTE.match(self.url)
+            if absolute is None or not absolute[1]:
+                return problems.NOT_HTTP
+            rest = self.url[absolute.end() :]
+            self.url = rest if rest.startswith(b"/") else b"/" + rest
+            self.headers[:] = [field for field in self.headers if field[0] != b"host"]
+            self.headers.append((b"host", absolute[1]))
+        return None
 
     def _passes_over_upgrade(self) -> bool:
         """Return true and store a rewritten head if the request asks for another protocol."""

@@ -7,7 +7,7 @@ from pydantic import ConfigDict, Field
 from birthmark_sma.authority.validation.records import Validation
 from birthmark_sma.config import Disclosure
 from birthmark_sma.protocol.camera_token import CameraToken
-from birthmark_sma.protocol.verdict import TEXTS, Reason, Verdict
+from birthmark_sma.protocol.verdict import TEXTS, Reason, Verdict, rfc3339
 from birthmark_sma.web.api import examples
 from birthmark_sma.web.api.models.wire import (
     Hex24,
@@ -15,7 +15,6 @@ from birthmark_sma.web.api.models.wire import (
     WireInteger,
     WireRequest,
     WireResponse,
-    rfc3339,
 )
 
 MOST_TOKENS = 1_000

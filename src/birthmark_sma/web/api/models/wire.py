@@ -1,7 +1,5 @@
 """The forms that all JSON models of the API share. Requests are strict."""
 
-from datetime import datetime
-from functools import lru_cache
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -22,12 +20,6 @@ Hex32 = Annotated[str, _hex(32)]
 Hex64 = Annotated[str, _hex(64)]
 Hex96 = Annotated[str, _hex(96)]
 Hex160 = Annotated[str, _hex(160)]
-
-
-@lru_cache(maxsize=4)  # all verdicts of a batch have the same time
-def rfc3339(time: datetime) -> str:
-    """Return a UTC time in the format of RFC 3339, with milliseconds and `Z`."""
-    return time.isoformat(timespec="milliseconds").removesuffix("+00:00") + "Z"
 
 
 class WireRequest(BaseModel):

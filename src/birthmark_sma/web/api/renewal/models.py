@@ -10,8 +10,9 @@ from birthmark_sma.authority.renewal.proof import RenewalRequest
 from birthmark_sma.authority.renewal.registration import Renewed
 from birthmark_sma.authority.renewal.windows import Window
 from birthmark_sma.protocol.bundle import MAX_SIGNATURE_BYTES, parse_time
+from birthmark_sma.protocol.verdict import rfc3339
 from birthmark_sma.web.api import examples
-from birthmark_sma.web.api.models.wire import Pem, WireRequest, WireResponse, rfc3339
+from birthmark_sma.web.api.models.wire import Pem, WireRequest, WireResponse
 
 
 class RenewRequest(WireRequest):
