@@ -35,6 +35,7 @@ class AdvisoryLock(IntEnum):
     VERDICTS = 0x5_3A_0006
     """Shared by each batch of validations, exclusive for the commit of a change of devices'
     statuses: docs/adr/0012-status-changes-and-verdicts.md."""
+    RENEWAL_ORDERS = 0x5_3A_0007
 
 
 def wait_for_lock(transaction: Connection, lock: AdvisoryLock) -> None:

@@ -19,6 +19,7 @@ from tests.support.cameras.camera import (
     provision_body,
     wire,
 )
+from tests.support.cameras.renewal import RENEW, RenewingDevice
 from tests.support.databases.faults import (
     ON_POSTGRESQL,
     Fault,
@@ -109,15 +110,22 @@ def test_a_row_without_a_partition(on_postgresql: tuple[Running, str]) -> None:
     assert "Traceback" not in running.server.said()
 
 
-def test_provisioning_says_it_too(on_postgresql: tuple[Running, str]) -> None:
-    """Threat 19: and nothing half-made is left."""
+def test_provisioning_and_renewal_say_it_too(on_postgresql: tuple[Running, str]) -> None:
+    """Threat 19: and nothing half-made is left. The same requests succeed later."""
     running, admin_url = on_postgresql
-    body = provision_body(new_serial())
     with running.client() as client:
+        device = RenewingDevice.provisioned(client)
+        requests = {PROVISION: provision_body(new_serial()), RENEW: device.request(supersede=True)}
+        for name in ("schema gone", "read-only"):
+            fault = ON_POSTGRESQL[name]
+            with played(running, admin_url, fault):
+                for path, body in requests.items():
+                    problem = assert_problem(client.post(path, json=body), 503)
+                    assert fault.said in problem["detail"]
         with played(running, admin_url, ON_POSTGRESQL["schema gone"]):
-            assert "lacks" in assert_problem(client.post(PROVISION, json=body), 503)["detail"]
             assert_problem(client.get("/stats"), 503)
-        assert client.post(PROVISION, json=body).status_code == 200
+        for path, body in requests.items():
+            assert client.post(path, json=body).status_code == 200
 
 
 # --- SQLite

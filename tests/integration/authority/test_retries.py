@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -34,14 +35,18 @@ from tests.support.authorities import (
     rows_of,
     small_settings,
 )
+from tests.support.cameras.camera import new_key
+from tests.support.cameras.renewed import new_device, renew
+from tests.support.cameras.table_epochs import rotate
 from tests.support.counting import assert_counters_are_those_of_the_trail
 from tests.support.databases.pgbouncer import PgBouncer
-from tests.support.devices.acts import reinstate_device, suspend_device
+from tests.support.devices.acts import allow_re_enrolment, reinstate_device, suspend_device
 
 PROCESSES = 3
 CAMERAS = 8
 TOKENS = 4_000  # in all
 CHANGES = 40
+RENEWALS = 8
 REPEATED = 400  # of these: the same tokens, for every process
 
 
@@ -79,10 +84,40 @@ def count_failures(authorities: list[Authority]) -> Counter[str]:
     return counted
 
 
+def renew_and_re_enrol(authority: Authority) -> None:
+    """Renew one device and re-enrol it, again and again, and rotate the key tables meanwhile.
+
+    Assert that it has one valid certificate in the end, and that all earlier ones are superseded.
+    """
+    device = new_device(authority, "renewing-camera")
+    for number in range(RENEWALS):
+        key = new_key()
+        renewed = renew(authority, device.request(key=key, supersede=True))
+        device = replace(device, key=key, certificate=renewed.device_certificate)
+        allow_re_enrolment(authority.database, device.serial)
+        device = new_device(authority, device.serial)
+        if number == RENEWALS // 2:
+            rotate(authority)
+    current = "SELECT certificate_serial FROM registered_devices WHERE device_serial = :serial"
+    earlier = "SELECT certificate_serial FROM earlier_certificates WHERE device_serial = :serial"
+    revoked = (
+        "SELECT certificate_serial, revocation_reason FROM revoked_certificates"
+        " WHERE device_serial = :serial"
+    )
+    assert rows_of(authority.database, current, serial=device.serial) == [
+        (device.certificate_serial,)
+    ]
+    replaced = {each for (each,) in rows_of(authority.database, earlier, serial=device.serial)}
+    assert len(replaced) == 2 * RENEWALS
+    rows = [tuple(row) for row in rows_of(authority.database, revoked, serial=device.serial)]
+    assert sorted(rows) == sorted((each, "superseded") for each in replaced)
+
+
 def provision_and_validate(authorities: list[Authority]) -> None:
     """Provision the same devices everywhere, validate 4,000 tokens, change devices meanwhile.
 
-    Assert that each request has its result, and that nothing is recorded twice or not at all.
+    Other devices are suspended, renewed and re-enrolled, and all key tables rotated. Assert that
+    each request has its result, and that nothing is recorded twice or not at all.
     """
     serials = [f"camera-{number}" for number in range(CAMERAS)]
     provisioned = {}
@@ -120,6 +155,7 @@ def provision_and_validate(authorities: list[Authority]) -> None:
     authorities[0].provisioner.provision_device(request_for("another-camera"))
     in_parallel(
         partial(change_devices, authorities[0]),
+        partial(renew_and_re_enrol, authorities[1]),
         *(partial(validate, each, at) for at, each in enumerate(authorities)),
     )
     asked = PROCESSES * (REPEATED + own)

@@ -183,19 +183,32 @@ class OpenIssuers:
     def chain(self, name: str) -> tuple[str, ...]:
         """Return the certificates from the CA `name` to its root, with the cross-certificates.
 
-        They are PEM, in this order: the CA itself, the certificates of its root under other roots,
-        the root. A verifier that trusts any one of the roots finds a path among them.
+        They are PEM, in this order: the CA itself, the certificates of roots under other roots, the
+        root. A verifier that builds paths and trusts any one of the roots finds a path among them,
+        also after several new roots.
         """
+        cas = self._register.cas
         root = self.root_of(name)
-        crosses = [
-            each.stored.certificate
+        reached = [root]  # grows while it is read
+        crosses = []
+        for certified in reached:
+            for cross in self._crosses_of(certified):
+                issuer = cas[cross.stored.issuer]
+                if issuer not in reached:
+                    reached.append(issuer)
+                    crosses.append(cross.stored.certificate)
+        own = [] if name == root.name else [cas[name].stored.certificate]
+        return (*own, *crosses, root.stored.certificate)
+
+    def _crosses_of(self, root: OpenCa) -> list[OpenCa]:
+        """Return the certificates of a root under other roots."""
+        return [
+            each
             for each in self.cas
             if each.stored.role is CaRole.CROSS
             and each.certificate.subject == root.certificate.subject
             and each.certificate.public_key() == root.certificate.public_key()
         ]
-        own = [] if name == root.name else [self._register.cas[name].stored.certificate]
-        return (*own, *crosses, root.stored.certificate)
 
     def _read(self, connection: Connection, generation: int) -> _Register:
         """Read all CAs. The generation was read before them, so a later change is read again."""

@@ -52,8 +52,8 @@ from birthmark_sma.storage.locks import AdvisoryLock, only_one
 class Succession:
     """The result of an act: the names of CAs, by what became of them.
 
-    `active` is the intermediate that signs new device certificates from now on. `root_key_file` has
-    the key of a new root.
+    `active` is the intermediate that signs new device certificates from now on. `compromised` is
+    None if the act changed nothing. `root_key_file` has the key of a new root.
     """
 
     active: str
@@ -146,13 +146,16 @@ class Successions:
         """Put an intermediate on the CRL of its root, and stop signing with its key.
 
         If it is the active one, a prepared intermediate takes its place, or else a new one. `since`
-        is the time since when the key may be in other hands. Raises UnknownCaError, and
-        CaStateError if it is no intermediate, if it is compromised already, or if `since` is in the
-        future or before 1970.
+        is the time since when the key may be in other hands; another act with another time corrects
+        it, and one without a time or with the same changes nothing. Raises UnknownCaError, and
+        CaStateError if it is no intermediate, or if `since` is in the future or before 1970.
         """
         with self._alone() as cas:
             gone = _find(cas, name)
             self._check_compromise(gone, since)
+            is_known = gone.state is CaState.COMPROMISED
+            if is_known and since in {None, gone.invalid_since}:
+                return Succession(_active(cas, CaRole.INTERMEDIATE).name)
             signers = {gone.issuer: self._root_signer(_find(cas, gone.issuer))}
             successor: StoredCa | None = None
             is_new = False
@@ -168,7 +171,9 @@ class Successions:
                 )
 
             def change(transaction: Connection, now: datetime) -> None:
-                _set(transaction, gone, CaState.COMPROMISED, now, invalid_since=since)
+                # The list keeps the time of the revocation when the other time is corrected.
+                at = gone.state_changed_at if is_known else now
+                _set(transaction, gone, CaState.COMPROMISED, at or now, invalid_since=since)
                 if successor is not None and is_new:
                     ca_store.add_ca(transaction, successor, now)
                 elif successor is not None:
@@ -345,8 +350,6 @@ class Successions:
                 f"{ca.name} is no intermediate. Verifiers must stop to trust a compromised root by"
                 " themselves: no CRL can tell them. See docs/operate/certificates.md."
             )
-        if ca.state is CaState.COMPROMISED:
-            raise CaStateError(f"{ca.name} is compromised already.")
         if since is not None and not OLDEST_INVALIDITY <= since <= self._database.clock.now():
             raise CaStateError(
                 "The key cannot be compromised since a time in the future, or before 1970. Give"

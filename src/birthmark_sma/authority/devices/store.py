@@ -235,8 +235,9 @@ def hold_registrations(transaction: Connection) -> None:
 def await_verdicts(transaction: Connection) -> None:
     """Let the commit wait for the validations under way, and new validations for the commit.
 
-    Call it last in a transaction that changes the status of devices. The lock lasts until the
-    transaction ends. On SQLite nothing is to do: transactions for writing run one after the other.
+    Call it last in a transaction that changes which tokens pass: a status, a key table, or a NUC
+    hash. The lock lasts until the transaction ends. On SQLite nothing is to do: transactions for
+    writing run one after the other.
     """
     _sql(transaction).await_verdicts(transaction)
 

@@ -16,6 +16,7 @@ from birthmark_sma.authority.renewal.windows import OrderTime, RenewalCriteria
 from birthmark_sma.errors import RenewalOrderError
 from birthmark_sma.protocol.verdict import DeviceStatus
 from birthmark_sma.storage.engine import Database
+from birthmark_sma.storage.locks import AdvisoryLock, wait_for_lock
 from birthmark_sma.storage.outages.deadlines import LONG_SECONDS
 from birthmark_sma.storage.portable_sql import database_time
 from birthmark_sma.storage.schema.certificates import renewal_orders
@@ -88,6 +89,8 @@ def give_order(
     """
 
     def work(transaction: Connection) -> RenewalOrder:
+        # Two orders at once would both find room for one more.
+        wait_for_lock(transaction, AdvisoryLock.RENEWAL_ORDERS)
         now = database_time(transaction)
         if len(list_open(transaction)) >= MOST_OPEN:
             raise RenewalOrderError(

@@ -100,7 +100,7 @@ def compromised(
 
     Verifiers that check the root's list then refuse all certificates under it. If it is the active
     one, a prepared intermediate takes its place, or a new one. Its devices stay registered and need
-    new certificates. Needs the root's key.
+    new certificates. Needs the root's key. Run it again with another --since to correct the time.
     """
     at = parse_time(since, "--since")
     _ask(
@@ -112,6 +112,9 @@ def compromised(
     devices = _count_devices(settings, name)
     if as_json:
         print_json(_as_json(done, dry_run=dry_run) | {"devices": devices})
+        return
+    if done.compromised is None:
+        print_line(f"{name} is compromised already. Nothing was changed.")
         return
     _print(
         dry_run,

@@ -29,7 +29,6 @@ from birthmark_sma.cli.output import (
 if TYPE_CHECKING:
     from birthmark_sma.config import Settings
 
-_CAUSES = ("intermediate-key", "family", "app-version", "key-table")
 _LEAST_SECONDS = 60.0
 _RENEWALS_A_SECOND = 30.0
 """What one server and the simulated devices do together on a small machine, with some to spare."""
@@ -82,8 +81,8 @@ def drill(
     from birthmark_sma.cli.drill.report import make_report
     from birthmark_sma.cli.drill.run import DrillOptions, rehearse
 
-    if cause not in _CAUSES:
-        raise typer.BadParameter(f"Give one of {', '.join(_CAUSES)}.", param_hint="CAUSE")
+    if cause not in set(Cause):
+        raise typer.BadParameter(f"Give one of {', '.join(Cause)}.", param_hint="CAUSE")
     require_sqlite_file(settings)
     options = DrillOptions(
         Cause(cause),

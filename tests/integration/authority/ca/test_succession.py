@@ -38,6 +38,9 @@ from tests.support.authorities import new_camera, opened, openssl, quiet, reques
 from tests.support.cameras.camera import public_pem
 from tests.support.devices.acts import revoke_device
 from tests.support.pki.certificate_verifiers import (
+    ask_openssl,
+    ask_pyca,
+    ask_pyhanko,
     judges,
     lint_certificate,
     lint_crl,
@@ -389,11 +392,33 @@ def test_a_compromised_intermediate(authority: Authority, tmp_path: Path) -> Non
         assert (refusal in verdict) if refusal else not verdict, verdict
     judged = authority.validator.submit(camera.token(), Caller(None)).result(30)
     assert judged.reason is Reason.GENUINE
-    for again in ("intermediate", "root"):
-        with pytest.raises(CaStateError):
-            successions(authority).compromise(again)
+    with pytest.raises(CaStateError, match="no intermediate"):
+        successions(authority).compromise("root")
     with pytest.raises(CaStateError, match="future"):
         successions(authority).compromise("intermediate-2", datetime.now(UTC) + timedelta(days=1))
+
+
+def test_a_compromise_is_idempotent_and_its_time_can_be_corrected(authority: Authority) -> None:
+    """The list keeps the time of the revocation, and its number only grows."""
+    since = datetime.now(UTC).replace(microsecond=0) - timedelta(days=2)
+    successions(authority).compromise("intermediate")
+    follow(authority)
+    first = crl_of(authority, "root")
+    [entry] = first
+    done = successions(authority).compromise("intermediate")
+    assert (done.active, done.added, done.compromised) == ("intermediate-2", (), None)
+    assert crl_of(authority, "root") == first
+    done = successions(authority).compromise("intermediate", since)
+    assert (done.active, done.added, done.compromised) == ("intermediate-2", (), "intermediate")
+    second = crl_of(authority, "root")
+    [corrected] = second
+    dated = corrected.extensions.get_extension_for_class(x509.InvalidityDate).value
+    assert dated.invalidity_date_utc == since
+    assert corrected.revocation_date_utc == entry.revocation_date_utc
+    for again in (since, None):
+        assert successions(authority).compromise("intermediate", again).compromised is None
+    assert crl_of(authority, "root") == second
+    assert set(states(authority)) == {"root", "intermediate", "intermediate-2"}
 
 
 def test_a_prepared_intermediate_replaces_a_compromised_one(authority: Authority) -> None:
@@ -452,6 +477,31 @@ def test_a_new_root(authority: Authority, settings: Settings, tmp_path: Path) ->
     ):
         arguments = {"leaf": leaf, "untrusted": untrusted, "root": trusted}
         assert openssl_verifies(tmp_path, **arguments, crls=crls) == ""
+
+
+def test_several_new_roots(authority: Authority, tmp_path: Path) -> None:
+    """The files of each intermediate connect it with every root."""
+    new_camera(authority, "first")
+    successions(authority).roll_root()
+    new_camera(authority, "second")
+    successions(authority).roll_root()
+    new_camera(authority, "third")
+    follow(authority)
+    chains = []
+    for serial in ("first", "second", "third"):
+        pems = authority.issuers.chain(issuer_of(authority, serial))
+        assert len(set(pems)) == len(pems) == 4  # the intermediate, two crosses, its root
+        served = tuple(x509.load_pem_x509_certificate(each.encode()) for each in pems)
+        chains += [
+            Chain(f"{serial}, {root}", leaf_of(authority, serial), served, root_certificate)
+            for root in ("root", "root-2", "root-3")
+            for root_certificate in [certificate_of(authority, root)]
+        ]
+    for ask in (ask_pyca, ask_pyhanko):
+        assert ask(chains) == [None] * 9
+    # OpenSSL takes one issuer of each certificate, and tries no other if it leads nowhere.
+    in_line = [each for each in chains if not each.name.startswith("second")]
+    assert ask_openssl(in_line) == [None] * 6
 
 
 @pytest.mark.parametrize("key_type", CaKeyType)

@@ -12,7 +12,6 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
-from sqlalchemy import Connection
 
 from birthmark_sma.authority.authority import Authority
 from birthmark_sma.authority.background.overlap_expiry import OverlapExpiry
@@ -22,7 +21,6 @@ from birthmark_sma.authority.key_tables import epochs, holders
 from birthmark_sma.authority.key_tables import store as key_table_store
 from birthmark_sma.authority.key_tables.cache import open_key_table_cache
 from birthmark_sma.authority.key_tables.epochs import end_overlaps
-from birthmark_sma.authority.validation.store import make_store
 from birthmark_sma.config import NewSecret, Settings
 from birthmark_sma.errors import TableRotationError
 from birthmark_sma.storage.engine import Database, open_database
@@ -38,6 +36,7 @@ from tests.support.authorities import (
 )
 from tests.support.cameras.table_epochs import MONTH, give_new_keys, let_overlaps_end, rotate
 from tests.support.devices.acts import revoke_device
+from tests.support.devices.batches import validation_under_way
 from tests.support.programs.wrong_clock import trust_the_machine
 
 ALL = range(TABLES)
@@ -361,24 +360,11 @@ def test_an_act_commits_after_the_validations_under_way(authority: Authority, ac
         "delete": lambda: epochs.delete_ended(database, datetime.now(UTC) + MONTH * 2),
     }
     before = generation_of(database)
-    judging, judged = threading.Event(), threading.Event()
-
-    def validate(transaction: Connection) -> None:
-        """Begin as a batch does."""
-        store = make_store(database)
-        store.hold_statuses(transaction)
-        assert store.find_devices(transaction, [secrets.token_bytes(32)]).table_generation == before
-        judging.set()
-        assert judged.wait(20)
-
-    with ThreadPoolExecutor(2) as threads:
-        batch = threads.submit(database.transact, validate)
-        assert judging.wait(20)
-        changed = threads.submit(acts[act])
-        with pytest.raises(TimeoutError):
-            changed.result(0.5)
-        assert generation_of(database) == before
-        judged.set()
-        batch.result()
+    with ThreadPoolExecutor(1) as thread:
+        with validation_under_way(database):
+            changed = thread.submit(acts[act])
+            with pytest.raises(TimeoutError):
+                changed.result(0.5)
+            assert generation_of(database) == before
         changed.result(20)
     assert generation_of(database) > before

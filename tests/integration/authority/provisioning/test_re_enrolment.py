@@ -46,6 +46,7 @@ from tests.support.access_keys import issue
 from tests.support.authorities import camera_of, execute, new_camera, opened, request_for, rows_of
 from tests.support.cameras.camera import csr_pem, new_key, public_pem, sealed_fields
 from tests.support.devices.acts import reinstate_device, revoke_device, suspend_device
+from tests.support.devices.batches import validation_under_way
 
 DAY = timedelta(days=1)
 NOBODY = Caller(None)
@@ -592,6 +593,21 @@ def test_a_key_that_is_replaced_while_it_is_looked_up(
         holders = uniqueness.find_key_holders(connection, [mark])
     assert len(asked) == 2
     assert holders[mark].device_serial == "camera-1"
+
+
+def test_it_commits_after_the_validations_under_way(authority: Authority) -> None:
+    """Threat 6: no token with the lost NUC hash passes after the commit, in any process."""
+    re_enrol(authority, again("camera-1"))
+    allow(authority, "camera-1")
+    before = everything(authority)
+    with ThreadPoolExecutor(1) as thread:
+        with validation_under_way(authority.database):
+            changed = thread.submit(re_enrol, authority, again("camera-1"))
+            with pytest.raises(TimeoutError):
+                changed.result(0.5)
+            assert everything(authority) == before
+        changed.result(20)
+    assert everything(authority) != before
 
 
 def test_a_sandbox_forgets_them(authority: Authority) -> None:

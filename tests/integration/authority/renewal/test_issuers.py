@@ -1,7 +1,5 @@
 """Renewal under several intermediates: the active one signs, whatever became of the old one."""
 
-import asyncio
-from base64 import b64decode
 from collections.abc import Callable
 from datetime import datetime
 
@@ -12,40 +10,8 @@ from birthmark_sma.authority.authority import Authority
 from birthmark_sma.authority.ca.issuers import Issuer
 from birthmark_sma.authority.ca.succession import Successions
 from birthmark_sma.authority.provisioning.issuance import CheckedRequest
-from birthmark_sma.authority.renewal.proof import RenewalRequest
-from birthmark_sma.authority.renewal.registration import Renewed
-from birthmark_sma.protocol.bundle import parse_time
-from tests.support.authorities import request_for, rows_of
-from tests.support.cameras.camera import new_key, public_pem
-from tests.support.cameras.renewal import RenewingDevice
-
-
-def new_device(authority: Authority, serial: str) -> RenewingDevice:
-    """Provision a device in this process."""
-    key = new_key()
-    request = request_for(serial, device_public_key=public_pem(key))
-    answer = authority.provisioner.provision_device(request)
-    return RenewingDevice(serial, key, answer.device_certificate)
-
-
-def request_of(device: RenewingDevice, *, supersede: bool = False) -> RenewalRequest:
-    """Return a signed request for a new key."""
-    body = device.request(supersede=supersede)
-    at, signature = parse_time(body.pop("requested_at")), b64decode(body.pop("signature"))
-    assert at is not None
-    return RenewalRequest(
-        **body, key_encryption_public_key=None, requested_at=at, signature=signature
-    )
-
-
-def renew(authority: Authority, request: RenewalRequest) -> Renewed:
-    """Send a request to the authority, as its endpoint does."""
-
-    async def send() -> Renewed:
-        verified = await authority.renewer.verify(request, None)
-        return await authority.renewer.renew(verified, None)
-
-    return asyncio.run(send())
+from tests.support.authorities import rows_of
+from tests.support.cameras.renewed import new_device, renew
 
 
 def generation(authority: Authority) -> int:
@@ -71,7 +37,7 @@ def test_the_active_intermediate_signs(
     """The register, the chain of the response and the certificate name the same issuer."""
     device = new_device(authority, "camera")
     act(Successions(authority.database, authority.settings))
-    request = request_of(device)
+    request = device.request()
     for is_repetition in (False, True):
         renewed = renew(authority, request)
         assert renewed.is_repetition == is_repetition
@@ -93,7 +59,7 @@ def test_the_active_intermediate_signs(
 def test_a_repetition_gets_the_chain_of_its_certificate(authority: Authority) -> None:
     """The intermediate that signed it is not the active one any more."""
     device = new_device(authority, "camera")
-    request = request_of(device)
+    request = device.request()
     first = renew(authority, request)
     Successions(authority.database, authority.settings).rotate()
     new_device(authority, "another")  # notices the rotation
@@ -122,7 +88,7 @@ def test_an_intermediate_that_is_replaced_before_the_commit(
         return certificate
 
     monkeypatch.setattr(maker, "issue_certificate", issue_and_rotate)
-    renewed = renew(authority, request_of(device))
+    renewed = renew(authority, device.request())
     assert [each.name for each in issuers] == ["intermediate", "intermediate-2"]
     assert renewed.certificate_chain == authority.issuers.active.chain
     [(count,)] = rows_of(authority.database, "SELECT count(*) FROM earlier_certificates")
@@ -133,10 +99,10 @@ def test_a_list_is_due_if_a_renewal_revokes(authority: Authority) -> None:
     """A renewal that leaves the old certificate valid makes none due, nor does a repetition."""
     device = new_device(authority, "camera")
     before = generation(authority)
-    renew(authority, request_of(device))
+    renew(authority, device.request())
     assert generation(authority) == before
     other = new_device(authority, "another")
-    request = request_of(other, supersede=True)
+    request = other.request(supersede=True)
     for _ in range(2):
         renew(authority, request)
         assert generation(authority) == before + 1

@@ -1,7 +1,11 @@
 """Renewal orders in the register: SQL and the pure rule agree, and a large fleet is counted."""
 
+import time
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
+from functools import partial
 from itertools import product
+from typing import Any
 
 import pytest
 from sqlalchemy import update
@@ -108,6 +112,28 @@ def test_orders_are_bounded(database: Database) -> None:
     with database.read() as connection:
         assert len(orders.list_open(connection)) == orders.MOST_OPEN
         assert len(orders.list_orders(connection, limit=100)) == orders.MOST_OPEN + 1
+
+
+def test_orders_at_once_are_bounded_too(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Threat 36: both would find room for the last one."""
+    fleet(database)
+    for _ in range(orders.MOST_OPEN - 1):
+        orders.give_order(database, RenewalCriteria(), DAY, "olga")
+    count = orders.count_matching
+
+    def count_slowly(*arguments: Any) -> int:
+        time.sleep(0.2)
+        return count(*arguments)
+
+    monkeypatch.setattr(orders, "count_matching", count_slowly)
+    give = partial(orders.give_order, database, RenewalCriteria(), DAY, "olga")
+    with ThreadPoolExecutor(3) as threads:
+        given = [threads.submit(give) for _ in range(3)]
+    refused = [each.exception() for each in given]
+    assert refused.count(None) == 1
+    assert {type(each) for each in refused if each} == {RenewalOrderError}
 
 
 def test_an_order_that_names_nobody(database: Database) -> None:

@@ -1,6 +1,5 @@
 """A renewal gives the newest keys of rotated tables, and the register says so."""
 
-import asyncio
 import json
 from collections.abc import Mapping
 from datetime import timedelta
@@ -20,32 +19,16 @@ from birthmark_sma.authority.provisioning.issuance import DeviceIssuer
 from birthmark_sma.authority.provisioning.registration import MOST_ATTEMPTS
 from birthmark_sma.authority.renewal.registration import Renewed
 from birthmark_sma.errors import KeyTablesRotatedError
-from birthmark_sma.web.api.renewal.models import RenewRequest
-from tests.support.authorities import request_for
-from tests.support.cameras.camera import csr_pem, new_key
+from tests.support.cameras.camera import new_key
 from tests.support.cameras.renewal import RenewingDevice
+from tests.support.cameras.renewed import new_device, renew
 from tests.support.cameras.table_epochs import rotate
 
 
 @pytest.fixture
 def device(authority: Authority) -> RenewingDevice:
     """Return a provisioned device."""
-    key = new_key()
-    answer = authority.provisioner.provision_device(
-        request_for("camera", csr=csr_pem(key, "camera"))
-    )
-    return RenewingDevice("camera", key, answer.device_certificate)
-
-
-def renew(authority: Authority, body: dict[str, Any]) -> Renewed:
-    """Renew as the endpoint does."""
-    request = RenewRequest.model_validate(body).renewal_request()
-
-    async def run() -> Renewed:
-        verified = await authority.renewer.verify(request, None)
-        return await authority.renewer.renew(verified, None)
-
-    return asyncio.run(run())
+    return new_device(authority, "camera")
 
 
 def keys_in(renewed: Renewed, recipient: Any) -> Mapping[str, str]:
