@@ -120,8 +120,7 @@ class Successions:
         Needs no key of a root. Raises UnknownCaError, or CaStateError if it is not prepared.
         """
         with self._alone() as cas:
-            chosen = _find(cas, name)
-            active = _active(cas, CaRole.INTERMEDIATE)
+            chosen, active = _find(cas, name), _active(cas, CaRole.INTERMEDIATE)
             if chosen.state is not CaState.PREPARED:
                 raise CaStateError(f"{name} is {chosen.state.value}, so it cannot become active.")
             if chosen.issuer != _active(cas, CaRole.ROOT).name:
@@ -129,7 +128,6 @@ class Successions:
                     f"{name} belongs to {chosen.issuer}, which is retiring. For one under the"
                     " active root, type: sma ca rotate --prepare-only"
                 )
-
             if not self._prepared([chosen], _find(cas, chosen.issuer)):
                 raise CaStateError(f"The certificate of {name} has ended.")
 
@@ -174,7 +172,7 @@ class Successions:
                 # The list keeps the time of the revocation when the other time is corrected.
                 at = gone.state_changed_at if is_known else now
                 _set(transaction, gone, CaState.COMPROMISED, at or now, invalid_since=since)
-                if successor is not None and is_new:
+                if is_new and successor is not None:
                     ca_store.add_ca(transaction, successor, now)
                 elif successor is not None:
                     _set(transaction, successor, CaState.ACTIVE, now)
@@ -182,7 +180,7 @@ class Successions:
                     add_root_crl(transaction, signer)
 
             self._act(change)
-        active = _active(cas, CaRole.INTERMEDIATE) if successor is None else successor
+        active = successor or _active(cas, CaRole.INTERMEDIATE)
         added = (active.name,) if is_new else ()
         return Succession(active.name, added=added, compromised=name)
 
@@ -205,9 +203,7 @@ class Successions:
             intermediate = self._new_intermediate(cas, new, signer, key_type)
             key_file = root_key_path(self._settings, new.name)
             if key_file.exists():
-                raise ConfigurationError(
-                    f"{key_file} exists already. Move it to a safe place first."
-                )
+                raise ConfigurationError(f"{key_file} exists. Move it to a safe place first.")
             if not self._dry_run:
                 write_pending_root_key(
                     key_file, new.load(), signer, find_passphrase(self._settings)

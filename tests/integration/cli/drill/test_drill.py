@@ -30,6 +30,8 @@ from tests.support.soak import SOAKING, tell, times
 DEVICES = times(60, 10_000)
 WITHIN = times(8, 400)
 SECONDS = times(200, 1_500)
+SLOW_ANSWER_SECONDS = 5.0
+"""On a busy machine, between the commit of a renewal and its answer."""
 
 
 @dataclass(frozen=True)
@@ -121,7 +123,7 @@ def check(drilled: Drilled) -> None:
 
 
 def check_curve(drilled: Drilled) -> None:
-    """The curve of the renewals is that of the register, up to a second."""
+    """The curve of the renewals is that of the register. A device learns of its own a bit later."""
     renewals = drilled.report["renewals"]
     opened = drilled.after(drilled.report["seconds"]["to_order"])
     times_of = sorted(
@@ -135,7 +137,7 @@ def check_curve(drilled: Drilled) -> None:
     for n in range(len(renewals["done"])):
         end = renewals["seconds_of_a_part"] * (n + 1)
         told = sum(renewals["done"][: n + 1])
-        at_least = sum(each < end - 1.0 for each in times_of)
+        at_least = sum(each < end - SLOW_ANSWER_SECONDS for each in times_of)
         at_most = sum(each < end + 1.0 for each in times_of)
         assert at_least <= told <= at_most
     last = drilled.report["seconds"]["to_last_renewal"] - drilled.report["seconds"]["to_order"]
