@@ -146,7 +146,8 @@ class Successions:
         If it is the active one, a prepared intermediate takes its place, or else a new one. `since`
         is the time since when the key may be in other hands; another act with another time corrects
         it, and one without a time or with the same changes nothing. Raises UnknownCaError, and
-        CaStateError if it is no intermediate, or if `since` is in the future or before 1970.
+        CaStateError if it is no intermediate, or if `since` is in the future, before 1970, or later
+        than the revocation that it corrects.
         """
         with self._alone() as cas:
             gone = _find(cas, name)
@@ -346,10 +347,19 @@ class Successions:
                 f"{ca.name} is no intermediate. Verifiers must stop to trust a compromised root by"
                 " themselves: no CRL can tell them. See docs/operate/certificates.md."
             )
-        if since is not None and not OLDEST_INVALIDITY <= since <= self._database.clock.now():
+        if since is None:
+            return
+        if not OLDEST_INVALIDITY <= since <= self._database.clock.now():
             raise CaStateError(
                 "The key cannot be compromised since a time in the future, or before 1970. Give"
                 " another time with --since, or none if nobody knows it."
+            )
+        # A later time would make pictures valid that were received after the revocation.
+        at = ca.state_changed_at
+        if ca.state is CaState.COMPROMISED and at is not None and since > at:
+            raise CaStateError(
+                f"{ca.name} was revoked at {at:%Y-%m-%d %H:%M:%S} UTC, so its key was compromised"
+                " before. Give an earlier time with --since."
             )
 
 
