@@ -21,9 +21,16 @@ def start_server(database_url: str, tmp_path: Path) -> Iterator[Start]:
     """
     started: list[Running] = []
 
-    def start_one(*arguments: str, program: Sequence[str] = (), **environ: str) -> Running:
+    def start_one(
+        *arguments: str,
+        program: Sequence[str] = (),
+        before: Sequence[Callable[[], object]] = (),
+        **environ: str,
+    ) -> Running:
         settings = environ if started else FEW_TABLES | environ
-        running = start(tmp_path / "data", database_url, *arguments, program=program, **settings)
+        running = start(
+            tmp_path / "data", database_url, *arguments, program=program, before=before, **settings
+        )
         started.append(running)
         return running
 

@@ -54,7 +54,11 @@ class Life:
     ours_alone: bool = True
     """Count only lines of birthmark_sma.device. If false, count lines of the HTTP client too."""
     renews: bool = False
-    """Renew the certificate, and have the old one superseded, between the captures."""
+    """Renew the certificate between the captures."""
+    new_key: bool = True
+    """Renew with a new signing key."""
+    supersede: bool = True
+    """Have the certificate before superseded."""
 
 
 @dataclass
@@ -127,7 +131,7 @@ def _live(life: Life) -> None:
                 sealing=sealing,
                 enrolment=enrolment,
                 # The lines of another thread would not be counted.
-                renewal=Renewal(automatic=False, supersede=True),
+                renewal=Renewal(automatic=False, supersede=life.supersede, new_key=life.new_key),
             )
         )
         note("started", camera.device_serial)

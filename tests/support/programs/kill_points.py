@@ -1,9 +1,12 @@
-"""Kill a command with SIGKILL just before its n-th operation on a file."""
+"""Kill a command or a server with SIGKILL just before its n-th step, in files or the database."""
 
 import os
 import signal
 import sys
 from pathlib import Path
+
+from sqlalchemy import Engine, event
+from sqlalchemy.pool import Pool
 
 _WATCHED = {"open", "os.rename", "os.link", "os.remove", "os.mkdir", "os.rmdir"}
 
@@ -42,3 +45,34 @@ def _at_each_step(folder: Path, last: int, marks: int | None) -> None:
 def _begins(argument: object, beginning: str) -> bool:
     path = os.fspath(argument) if isinstance(argument, os.PathLike) else argument
     return isinstance(path, str) and path.startswith(beginning)
+
+
+def die_before_statement(last: int, armed: Path | None = None) -> None:
+    """Kill this process before its step `last` in the database: a statement, a commit, or its end.
+
+    With `armed`, steps count from the moment at which this file exists.
+    """
+    _at_each_statement(last, armed, None)
+
+
+def count_statements(marks: Path, armed: Path | None = None) -> None:
+    """Write a byte to the file `marks` for every step in the database."""
+    _at_each_statement(0, armed, os.open(marks, os.O_WRONLY | os.O_CREAT | os.O_TRUNC))
+
+
+def _at_each_statement(last: int, armed: Path | None, marks: int | None) -> None:
+    steps = 0
+
+    def step(*_: object) -> None:
+        nonlocal steps
+        if armed is not None and not armed.exists():
+            return
+        steps += 1
+        if steps == last:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if marks is not None:
+            os.write(marks, b".")
+
+    event.listen(Engine, "before_cursor_execute", step)
+    event.listen(Engine, "commit", step)  # before it
+    event.listen(Pool, "checkin", step)  # a transaction has ended, and nobody has been told
