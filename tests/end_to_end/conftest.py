@@ -21,16 +21,9 @@ def start_server(database_url: str, tmp_path: Path) -> Iterator[Start]:
     """
     started: list[Running] = []
 
-    def start_one(
-        *arguments: str,
-        program: Sequence[str] = (),
-        before: Sequence[Callable[[], object]] = (),
-        **environ: str,
-    ) -> Running:
+    def start_one(*arguments: str, program: Sequence[str] = (), **environ: str) -> Running:
         settings = environ if started else FEW_TABLES | environ
-        running = start(
-            tmp_path / "data", database_url, *arguments, program=program, before=before, **settings
-        )
+        running = start(tmp_path / "data", database_url, *arguments, program=program, **settings)
         started.append(running)
         return running
 

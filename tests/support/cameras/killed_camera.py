@@ -59,6 +59,8 @@ class Life:
     """Renew with a new signing key."""
     supersede: bool = True
     """Have the certificate before superseded."""
+    patience: float = 20
+    """For how many seconds the provisioning is repeated while the authority is away."""
 
 
 @dataclass
@@ -119,7 +121,7 @@ def _live(life: Life) -> None:
     lines = _Lines(life)
     with contextlib.ExitStack() as stack:
         stack.enter_context(lines)
-        enrolment = Enrolment(life.url, life.serial, "Mortal", patience=20)
+        enrolment = Enrolment(life.url, life.serial, "Mortal", patience=life.patience)
         sealing = passphrase("a phrase") if life.sealed else UNSEALED
         if life.renews:
             # Every certificate is due, and no earlier life has planned a pause.

@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from sqlalchemy import Engine, event
@@ -47,32 +48,50 @@ def _begins(argument: object, beginning: str) -> bool:
     return isinstance(path, str) and path.startswith(beginning)
 
 
-def die_before_statement(last: int, armed: Path | None = None) -> None:
-    """Kill this process before its step `last` in the database: a statement, a commit, or its end.
+def die_before_statement(last: int) -> None:
+    """Kill this process before its step `last` in the database.
 
-    With `armed`, steps count from the moment at which this file exists.
+    A step is a statement, a commit, or the end of a transaction of which nobody has been told.
     """
-    _at_each_statement(last, armed, None)
-
-
-def count_statements(marks: Path, armed: Path | None = None) -> None:
-    """Write a byte to the file `marks` for every step in the database."""
-    _at_each_statement(0, armed, os.open(marks, os.O_WRONLY | os.O_CREAT | os.O_TRUNC))
-
-
-def _at_each_statement(last: int, armed: Path | None, marks: int | None) -> None:
     steps = 0
 
-    def step(*_: object) -> None:
+    def step() -> None:
         nonlocal steps
-        if armed is not None and not armed.exists():
-            return
         steps += 1
         if steps == last:
             os.kill(os.getpid(), signal.SIGKILL)
-        if marks is not None:
-            os.write(marks, b".")
 
-    event.listen(Engine, "before_cursor_execute", step)
-    event.listen(Engine, "commit", step)  # before it
-    event.listen(Pool, "checkin", step)  # a transaction has ended, and nobody has been told
+    _at_each_statement(step)
+
+
+def count_statements(marks: Path) -> None:
+    """Write a byte to the file `marks` for every step in the database."""
+    descriptor = os.open(marks, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    _at_each_statement(lambda: os.write(descriptor, b"."))
+
+
+def die_when_told(orders: Path) -> None:
+    """Kill this process before a step in the database, once the file `orders` exists.
+
+    The file has the number of the step, counted from then on; 0 means never. The steps are counted
+    in the size of the file `orders.steps`.
+    """
+
+    def step() -> None:
+        if not orders.exists():
+            return
+        with orders.with_suffix(".steps").open("ab", buffering=0) as counted:
+            counted.write(b".")
+            if counted.tell() == int(orders.read_text()):
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    _at_each_statement(step)
+
+
+def _at_each_statement(step: Callable[[], object]) -> None:
+    def listen(*_: object) -> None:
+        step()
+
+    event.listen(Engine, "before_cursor_execute", listen)
+    event.listen(Engine, "commit", listen)  # before it
+    event.listen(Pool, "checkin", listen)

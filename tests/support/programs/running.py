@@ -105,28 +105,21 @@ def start(
     database_url: str,
     *arguments: str,
     program: Sequence[str] = (),
-    before: Sequence[Callable[[], object]] = (),
     **environ: str,
 ) -> Running:
     """Create an authority if there is none, and start a server on it.
 
     SQLite always uses the file in the data directory, and there the server creates the authority.
-    The process of the server calls the functions of `before` first.
     """
     if database_url.startswith("sqlite:"):
-        server = Server(data_dir, *arguments, environ=environ, program=program, before=before)
+        server = Server(data_dir, *arguments, environ=environ, program=program)
         return Running(server, f"sqlite:///{data_dir / 'sma.db'}")
     if not query(database_url, "SELECT 1 FROM pg_tables WHERE tablename = 'authority'"):
         kind = [each for each in arguments if each == "--sandbox"]
         new_authority = sma("init", *kind, environ=server_environ(data_dir, database_url) | environ)
         assert new_authority.returncode == 0, new_authority.stderr
     server = Server(
-        data_dir,
-        *arguments,
-        database_url=database_url,
-        environ=environ,
-        program=program,
-        before=before,
+        data_dir, *arguments, database_url=database_url, environ=environ, program=program
     )
     return Running(server, database_url)
 
