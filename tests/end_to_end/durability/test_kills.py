@@ -10,7 +10,7 @@ import random
 import signal
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -41,6 +41,8 @@ from tests.support.soak import tell_table, times
 KILLS_OF_EACH_KIND = times(1, 13)
 ROUNDS_OF_A_KILL = 4
 """A process may come to its end before its point."""
+IN_A_ROW = 0.3
+"""The probability that a camera is killed again before it comes to its end."""
 OPTIONS = ("--access", "open", "--rate-renew", "none", "--rate-provision", "none")
 
 
@@ -94,9 +96,9 @@ class Scene:
         assert ran.returncode == code, ran.stdout + ran.stderr
         return ran.stdout + ran.stderr
 
-    def begin(self, *words: str, before: Callable[[], object] = lambda: None) -> Background:
-        """Start a command that calls `before` first."""
-        return Background(*words, environ=self.running.environ, before=[before])
+    def begin(self, *words: str, before: Sequence[Callable[[], object]] = ()) -> Background:
+        """Start a command that calls the functions of `before` first."""
+        return Background(*words, environ=self.running.environ, before=before)
 
     def table_epochs(self) -> list[tuple[int, int]]:
         """Return the epoch of each key table."""
@@ -238,19 +240,28 @@ class Attack:
 
 
 class CameraKilled(Attack):
-    """Before a line of the camera's code."""
+    """Before a line of the camera's own code."""
 
     victim = "camera"
+    ours_alone = True
 
     def measure(self) -> str:
-        assert self.survivor.live(self.scene.running) == 0
+        assert self.survivor.live(self.scene.running, ours_alone=self.ours_alone) == 0
         self._lines = self.survivor.lines
         return f"{self._lines} lines"
 
     def kill(self, part: float) -> bool:
-        code = self.survivor.live(self.scene.running, last_line=1 + int(part * self._lines))
+        last = 1 + int(part * self._lines)
+        code = self.survivor.live(self.scene.running, last_line=last, ours_alone=self.ours_alone)
         assert code in {0, -signal.SIGKILL}
         return code == -signal.SIGKILL
+
+
+class CameraKilledInHttp(CameraKilled):
+    """Before a line of the camera's code or of its HTTP client."""
+
+    victim = "camera, HTTP too"
+    ours_alone = False
 
 
 class ServerKilled(Attack):
@@ -286,7 +297,7 @@ class CommandKilled(Attack):
             (count_statements, die_before_statement),
             (partial(count_steps, self.scene.data), partial(die_before_step, self.scene.data)),
         ):
-            command = self.scene.begin(*self.act.command, before=partial(count, marks))
+            command = self.scene.begin(*self.act.command, before=[partial(count, marks)])
             said = command.communicate()
             assert command.returncode == 0, said
             counts.append(marks.stat().st_size)
@@ -299,7 +310,7 @@ class CommandKilled(Attack):
     def kill(self, part: float) -> bool:
         die, steps = self.scene.chance.choice(self._ways)
         before = partial(die, 1 + int(part * steps))
-        command = self.scene.begin(*self.act.command, before=before)
+        command = self.scene.begin(*self.act.command, before=[before])
         said = command.communicate()
         assert command.returncode in {0, -signal.SIGKILL}, said
         return command.returncode == -signal.SIGKILL
@@ -329,6 +340,7 @@ class ServerKilledBesideCommand(Attack):
 
 ATTACKS = [
     *((CameraKilled, act) for act in OF_CAMERAS),
+    (CameraKilledInHttp, RE_KEY),
     *((ServerKilled, act) for act in OF_CAMERAS),
     *((CommandKilled, act) for act in OF_OPERATORS),
     *((ServerKilledBesideCommand, act) for act in OF_OPERATORS),

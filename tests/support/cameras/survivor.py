@@ -36,12 +36,15 @@ class Survivor:
 
     @property
     def lines(self) -> int:
-        """The lines of the camera's own code in its last life that came to its end."""
+        """The lines that were counted in its last life that came to its end."""
         return int(Journal(self._life.journal).read().all("lines")[-1])
 
-    def live(self, running: Running, *, last_line: int | None = None) -> int:
-        """Live once, and return the exit code. Die before this line of the camera's own code."""
-        return live(replace(self._life, url=running.server.url, last_line=last_line))
+    def live(
+        self, running: Running, *, last_line: int | None = None, ours_alone: bool = True
+    ) -> int:
+        """Live once, and return the exit code. Die before this line, counted as in `Life`."""
+        url = running.server.url
+        return live(replace(self._life, url=url, last_line=last_line, ours_alone=ours_alone))
 
     def reinstall(self, running: Running) -> None:
         """Lose the key and all else that is in the directory. The next life is provisioned."""

@@ -3,12 +3,15 @@
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
 from sqlalchemy import Engine, event
 from sqlalchemy.pool import Pool
 
+_THREADS = ("signer", "provisioning-writer")
+"""The beginnings of the names of the threads that provision and renew."""
 _WATCHED = {"open", "os.rename", "os.link", "os.remove", "os.mkdir", "os.rmdir"}
 
 
@@ -71,14 +74,15 @@ def count_statements(marks: Path) -> None:
 
 
 def die_when_told(orders: Path) -> None:
-    """Kill this process before a step in the database, once the file `orders` exists.
+    """Kill this server before a step in the database, once the file `orders` exists.
 
     The file has the number of the step, counted from then on; 0 means never. The steps are counted
-    in the size of the file `orders.steps`.
+    in the size of the file `orders.steps`. Only the steps of provisioning and renewal count: the
+    number of those of background tasks depends on the time that a camera takes.
     """
 
     def step() -> None:
-        if not orders.exists():
+        if not threading.current_thread().name.startswith(_THREADS) or not orders.exists():
             return
         with orders.with_suffix(".steps").open("ab", buffering=0) as counted:
             counted.write(b".")
