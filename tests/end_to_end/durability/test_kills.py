@@ -1,16 +1,15 @@
 """Cameras, servers and commands that are killed while they renew, rotate and re-enrol.
 
-Threats 8, 29 and 30. Points of a kill are lines of the camera's code, steps of a process in the
-database or in files, and moments. After each, the act is done again, and the camera that was there
+Threats 8, 29 and 30. Points of a kill are lines of the camera's code, and steps of a process in the
+database or in files. After each, the act is done again, and the camera that was there
 is unharmed (`Survivor`). `make soak` kills more than 200 times on each database, and prints how
 many of each kind left everything as before, and how many came after the act was carried out.
 """
 
 import random
 import signal
-import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -43,6 +42,8 @@ ROUNDS_OF_A_KILL = 4
 """A process may come to its end before its point."""
 IN_A_ROW = 0.3
 """The probability that a camera is killed again before it comes to its end."""
+OF_FILES = 0.5
+"""The part of the kills of a command that are before a step on a file."""
 OPTIONS = ("--access", "open", "--rate-renew", "none", "--rate-provision", "none")
 
 
@@ -96,9 +97,9 @@ class Scene:
         assert ran.returncode == code, ran.stdout + ran.stderr
         return ran.stdout + ran.stderr
 
-    def begin(self, *words: str, before: Sequence[Callable[[], object]] = ()) -> Background:
-        """Start a command that calls the functions of `before` first."""
-        return Background(*words, environ=self.running.environ, before=before)
+    def begin(self, *words: str, before: Callable[[], object]) -> Background:
+        """Start a command that calls `before` first."""
+        return Background(*words, environ=self.running.environ, before=[before])
 
     def table_epochs(self) -> list[tuple[int, int]]:
         """Return the epoch of each key table."""
@@ -148,9 +149,11 @@ def permission(scene: Scene, _: Survivor) -> object:
         return connection.execute(select(re_enrolments)).all()
 
 
-def rotate_tables(scene: Scene, _: Survivor) -> None:
-    """Give all tables new keys."""
+def rotate_tables(scene: Scene, survivor: Survivor) -> None:
+    """Give all tables new keys. Before, the camera has the keys that the register says it has."""
     scene.sma(*END_OVERLAPS)
+    if survivor.is_unharmed:
+        survivor.assert_pictures_pass(scene.running)
     scene.sma(*ROTATE_TABLES)
 
 
@@ -191,7 +194,7 @@ ROTATE_CA = ("ca", "rotate", "--yes")
 ROLL_ROOT = ("ca", "roll-root", "--yes")
 SAME_KEY = Act("renewal with the same key", certificate, new_key=False, supersede=False)
 RE_KEY = Act("re-key, supersede", certificate)
-NEW_TABLE_KEYS = Act("renewal, new table keys", certificate, prepare=rotate_tables, supersede=False)
+NEW_TABLE_KEYS = Act("re-key, new table keys", certificate, prepare=rotate_tables)
 RE_ENROLMENT = Act("re-enrolment", certificate, prepare=allow_and_reinstall)
 OF_CAMERAS = (SAME_KEY, RE_KEY, NEW_TABLE_KEYS, RE_ENROLMENT)
 NEW_INTERMEDIATE = Act("sma ca rotate", cas, command=ROTATE_CA, repeat=repeat(*ROTATE_CA))
@@ -290,50 +293,42 @@ class CommandKilled(Attack):
     victim = "command"
 
     def measure(self) -> str:
+        self._steps = self.count(count_statements)
+        self._files = self.count(partial(count_steps, self.scene.data))
+        return f"{self._steps} steps, {self._files} of files"
+
+    def count(self, count: Callable[[Path], None]) -> int:
+        """Run the command to its end, and return the bytes that `count` has written."""
         marks = self.scene.folder / "marks"
-        self._ways = []
-        counts = []
-        for count, die in (
-            (count_statements, die_before_statement),
-            (partial(count_steps, self.scene.data), partial(die_before_step, self.scene.data)),
-        ):
-            command = self.scene.begin(*self.act.command, before=[partial(count, marks)])
-            said = command.communicate()
-            assert command.returncode == 0, said
-            counts.append(marks.stat().st_size)
-            marks.unlink()
-            if counts[-1]:
-                self._ways.append((die, counts[-1]))
-            self.act.prepare(self.scene, self.survivor)
-        return f"{counts[0]} steps, {counts[1]} of files"
+        self.run(partial(count, marks), 0)
+        self.act.prepare(self.scene, self.survivor)
+        steps = marks.stat().st_size
+        marks.unlink()
+        return steps
+
+    def run(self, before: Callable[[], None], *codes: int) -> int:
+        """Run the command, which calls `before` first and ends with one of the exit codes."""
+        command = self.scene.begin(*self.act.command, before=before)
+        said = command.communicate()
+        assert command.returncode in codes, said
+        return command.returncode
 
     def kill(self, part: float) -> bool:
-        die, steps = self.scene.chance.choice(self._ways)
-        before = partial(die, 1 + int(part * steps))
-        command = self.scene.begin(*self.act.command, before=[before])
-        said = command.communicate()
-        assert command.returncode in {0, -signal.SIGKILL}, said
-        return command.returncode == -signal.SIGKILL
+        die = partial(die_before_statement, 1 + int(part * self._steps))
+        if self._files and self.scene.chance.random() < OF_FILES:
+            die = partial(die_before_step, self.scene.data, 1 + int(part * self._files))
+        return self.run(die, 0, -signal.SIGKILL) == -signal.SIGKILL
 
 
-class ServerKilledBesideCommand(Attack):
-    """At some moment while the command runs, which comes to its end all the same."""
+class ServerKilledBesideCommand(CommandKilled):
+    """Before a step of the command in the database. The command comes to its end all the same."""
 
     victim = "server beside it"
 
-    def measure(self) -> str:
-        began = time.monotonic()
-        self.scene.sma(*self.act.command)
-        self._seconds = time.monotonic() - began
-        return f"{self._seconds:.1f} s"
-
     def kill(self, part: float) -> bool:
-        command = self.scene.begin(*self.act.command)
-        time.sleep(part * self._seconds)
-        killed = command.poll() is None
-        self.scene.running.server.kill()
-        said = command.communicate()
-        assert command.returncode == 0, said
+        process = self.scene.running.server.process
+        self.run(partial(die_before_statement, 1 + int(part * self._steps), process.pid), 0)
+        killed = process.poll() == -signal.SIGKILL
         self.scene.restart()
         return killed
 

@@ -32,6 +32,8 @@ class Survivor:
         self._supersede = supersede
         self._places = 0
         self._life = self._new_life(running)
+        self.is_unharmed = False
+        """Set by `assert_unharmed`, until the next life."""
         assert live(self._life) == 0
 
     @property
@@ -44,6 +46,7 @@ class Survivor:
     ) -> int:
         """Live once, and return the exit code. Die before this line, counted as in `Life`."""
         url = running.server.url
+        self.is_unharmed = False
         return live(replace(self._life, url=url, last_line=last_line, ours_alone=ours_alone))
 
     def reinstall(self, running: Running) -> None:
@@ -63,14 +66,15 @@ class Survivor:
         assert set(journal.all("queued")) <= set(journal.all("sent")), "a bundle was lost"
         nonces = journal.all("nonce")
         assert len(set(nonces)) == len(nonces), "a nonce was used twice"
-        identity = state.load(PrivateDirectory(self._life.place), UNSEALED)
-        assert isinstance(identity, Identity)
+        identity = self._identity()
         assert (identity.renewal, identity.predecessor) == (None, None)
-        self._assert_pictures_pass(running, identity)
+        self.assert_pictures_pass(running)
         self._assert_register_agrees(running, identity)
+        self.is_unharmed = True
 
-    def _assert_pictures_pass(self, running: Running, identity: Identity) -> None:
+    def assert_pictures_pass(self, running: Running) -> None:
         """The last picture passes, and so does a token under each of the three tables."""
+        identity = self._identity()
         held = {int(table): bytes.fromhex(key) for table, key in identity.table_keys.items()}
         camera = Camera(self.serial, bytes.fromhex(identity.nuc_hash), held, {})
         with running.client() as client:
@@ -113,6 +117,11 @@ class Survivor:
         assert revoked == (dict.fromkeys(earlier, "superseded") if self._supersede else {})
         if not self._new_key:
             assert set(earlier.values()) == {device.public_key_fingerprint}
+
+    def _identity(self) -> Identity:
+        identity = state.load(PrivateDirectory(self._life.place), UNSEALED)
+        assert isinstance(identity, Identity)
+        return identity
 
     def _new_life(self, running: Running) -> Life:
         self._places += 1

@@ -51,8 +51,8 @@ def _begins(argument: object, beginning: str) -> bool:
     return isinstance(path, str) and path.startswith(beginning)
 
 
-def die_before_statement(last: int) -> None:
-    """Kill this process before its step `last` in the database.
+def die_before_statement(last: int, victim: int | None = None) -> None:
+    """Kill this process, or the process `victim`, before step `last` of this one in the database.
 
     A step is a statement, a commit, or the end of a transaction of which nobody has been told.
     """
@@ -62,7 +62,7 @@ def die_before_statement(last: int) -> None:
         nonlocal steps
         steps += 1
         if steps == last:
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(victim or os.getpid(), signal.SIGKILL)
 
     _at_each_statement(step)
 
