@@ -1,9 +1,9 @@
 """Cameras, servers and commands that are killed while they renew, rotate and re-enrol.
 
 Threats 8, 29 and 30. Points of a kill are lines of the camera's code, and steps of a process in the
-database or in files. After each, the act is done again, and the camera that was there
-is unharmed (`Survivor`). `make soak` kills more than 200 times on each database, and prints how
-many of each kind left everything as before, and how many came after the act was carried out.
+database or in files. After each, the act is done again, and the camera that was there is unharmed
+(`Survivor`). `make soak` kills more than 200 times on each database, and prints how many of each
+kind left everything as before, and how many came after the act was carried out.
 """
 
 import random
@@ -42,8 +42,6 @@ ROUNDS_OF_A_KILL = 4
 """A process may come to its end before its point."""
 IN_A_ROW = 0.3
 """The probability that a camera is killed again before it comes to its end."""
-OF_FILES = 0.5
-"""The part of the kills of a command that are before a step on a file."""
 OPTIONS = ("--access", "open", "--rate-renew", "none", "--rate-provision", "none")
 
 
@@ -314,9 +312,11 @@ class CommandKilled(Attack):
         return command.returncode
 
     def kill(self, part: float) -> bool:
-        die = partial(die_before_statement, 1 + int(part * self._steps))
-        if self._files and self.scene.chance.random() < OF_FILES:
-            die = partial(die_before_step, self.scene.data, 1 + int(part * self._files))
+        point = 1 + int(part * (self._steps + self._files))
+        if point <= self._steps:
+            die = partial(die_before_statement, point)
+        else:
+            die = partial(die_before_step, self.scene.data, point - self._steps)
         return self.run(die, 0, -signal.SIGKILL) == -signal.SIGKILL
 
 
@@ -324,6 +324,10 @@ class ServerKilledBesideCommand(CommandKilled):
     """Before a step of the command in the database. The command comes to its end all the same."""
 
     victim = "server beside it"
+
+    def measure(self) -> str:
+        self._steps = self.count(count_statements)
+        return f"{self._steps} steps"
 
     def kill(self, part: float) -> bool:
         process = self.scene.running.server.process
