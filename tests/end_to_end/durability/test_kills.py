@@ -117,15 +117,15 @@ class Scene:
 class Act:
     """Something that a camera or a command does.
 
-    `prepare` makes it possible, `look` returns what it changes, and `repeat` does it again: the
-    last argument is True if it was carried out.
+    `prepare` makes it possible, `look` returns what it changes, and `afterwards` comes before the
+    camera's next life: its last argument is True if the act was carried out.
     """
 
     name: str
     look: Callable[[Scene, Survivor], object]
     prepare: Callable[[Scene, Survivor], object] = lambda _scene, _survivor: None
     command: tuple[str, ...] = ()
-    repeat: Callable[[Scene, Survivor, bool], object] = lambda _scene, _survivor, _done: None
+    afterwards: Callable[[Scene, Survivor, bool], object] = lambda _scene, _survivor, _done: None
     new_key: bool = True
     supersede: bool = True
 
@@ -192,24 +192,30 @@ ROTATE_CA = ("ca", "rotate", "--yes")
 ROLL_ROOT = ("ca", "roll-root", "--yes")
 SAME_KEY = Act("renewal with the same key", certificate, new_key=False, supersede=False)
 RE_KEY = Act("re-key, supersede", certificate)
-NEW_TABLE_KEYS = Act("re-key, new table keys", certificate, prepare=rotate_tables)
+NEW_TABLE_KEYS = Act(
+    "re-key between rotations",
+    certificate,
+    prepare=rotate_tables,
+    # A repetition of what was cut off gets other table keys than the first request.
+    afterwards=lambda scene, survivor, _: rotate_tables(scene, survivor),
+)
 RE_ENROLMENT = Act("re-enrolment", certificate, prepare=allow_and_reinstall)
 OF_CAMERAS = (SAME_KEY, RE_KEY, NEW_TABLE_KEYS, RE_ENROLMENT)
-NEW_INTERMEDIATE = Act("sma ca rotate", cas, command=ROTATE_CA, repeat=repeat(*ROTATE_CA))
-NEW_ROOT = Act("sma ca roll-root", cas, command=ROLL_ROOT, repeat=repeat(*ROLL_ROOT))
+NEW_INTERMEDIATE = Act("sma ca rotate", cas, command=ROTATE_CA, afterwards=repeat(*ROTATE_CA))
+NEW_ROOT = Act("sma ca roll-root", cas, command=ROLL_ROOT, afterwards=repeat(*ROLL_ROOT))
 NEW_TABLES = Act(
     "sma tables rotate",
     lambda scene, _: scene.table_epochs(),
     prepare=lambda scene, _: scene.sma(*END_OVERLAPS),
     command=ROTATE_TABLES,
-    repeat=repeat_rotation,
+    afterwards=repeat_rotation,
 )
 ENDED_OVERLAPS = Act(
     "sma tables end",
     lambda scene, _: scene.open_overlaps(),
     prepare=rotate_tables_and_renew,
     command=END_OVERLAPS,
-    repeat=repeat_end,
+    afterwards=repeat_end,
 )
 OF_OPERATORS = (NEW_INTERMEDIATE, NEW_ROOT, NEW_TABLES, ENDED_OVERLAPS)
 
@@ -370,8 +376,7 @@ def play(attack: Attack) -> Tally:
         before = act.look(scene, survivor)
         killed = attack.kill((kills + scene.chance.random()) / KILLS_OF_EACH_KIND)
         done = act.look(scene, survivor) != before
-        if isinstance(attack, CommandKilled):
-            act.repeat(scene, survivor, done)
+        act.afterwards(scene, survivor, done)
         kills += killed
         what = "carried out" if done else "as before"
         tally.left[what if killed else "too late"] += 1
