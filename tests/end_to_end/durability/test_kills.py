@@ -6,8 +6,10 @@ database or in files. After each, the act is done again, and the camera that was
 kind left everything as before, and how many came after the act was carried out.
 """
 
+import contextlib
 import random
 import signal
+import subprocess
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -42,6 +44,8 @@ ROUNDS_OF_A_KILL = 4
 """A process may come to its end before its point."""
 IN_A_ROW = 0.3
 """The probability that a camera is killed again before it comes to its end."""
+DYING_SECONDS = 5
+"""A killed server may need more time to its end than a command has steps left."""
 OPTIONS = ("--access", "open", "--rate-renew", "none", "--rate-provision", "none")
 
 
@@ -54,10 +58,14 @@ class Scene:
         self._orders = folder / "orders"
         self.running = start_server(*OPTIONS)
         self.data = self.running.server.data_dir
+        self.running.server.kill()
         self.restart()
 
-    def restart(self) -> None:
-        """Start the server again, after SIGKILL if it runs."""
+    def restart(self) -> bool:
+        """Start the server again, and return True if it was dead."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.running.server.process.wait(DYING_SECONDS)
+        was_dead = self.running.server.process.poll() is not None
         self.close()
         self.forget()
         url = self.running.database_url
@@ -68,6 +76,7 @@ class Scene:
             before=[partial(die_when_told, self._orders)],
         )
         self.running = Running(server, url)
+        return was_dead
 
     def close(self) -> None:
         """Kill the server if it runs."""
@@ -286,9 +295,7 @@ class ServerKilled(Attack):
     def kill(self, part: float) -> bool:
         self.scene.tell_server(1 + int(part * self._steps))
         self.survivor.live(self.scene.running)  # a camera that is not provisioned yet gives up
-        killed = self.scene.running.server.process.poll() == -signal.SIGKILL
-        self.scene.restart()
-        return killed
+        return self.scene.restart()
 
 
 class CommandKilled(Attack):
@@ -336,11 +343,9 @@ class ServerKilledBesideCommand(CommandKilled):
         return f"{self._steps} steps"
 
     def kill(self, part: float) -> bool:
-        process = self.scene.running.server.process
-        self.run(partial(die_before_statement, 1 + int(part * self._steps), process.pid), 0)
-        killed = process.poll() == -signal.SIGKILL
-        self.scene.restart()
-        return killed
+        server = self.scene.running.server.process.pid
+        self.run(partial(die_before_statement, 1 + int(part * self._steps), server), 0)
+        return self.scene.restart()
 
 
 ATTACKS = [
