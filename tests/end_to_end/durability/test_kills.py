@@ -6,10 +6,8 @@ database or in files. After each, the act is done again, and the camera that was
 kind left everything as before, and how many came after the act was carried out.
 """
 
-import contextlib
 import random
 import signal
-import subprocess
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -33,10 +31,8 @@ from tests.support.programs.kill_points import (
     count_steps,
     die_before_statement,
     die_before_step,
-    die_when_told,
 )
-from tests.support.programs.running import Running
-from tests.support.programs.server import Server
+from tests.support.programs.killed_server import KillableServer
 from tests.support.soak import tell_table, times
 
 KILLS_OF_EACH_KIND = times(1, 13)
@@ -44,59 +40,16 @@ ROUNDS_OF_A_KILL = 4
 """A process may come to its end before its point."""
 IN_A_ROW = 0.3
 """The probability that a camera is killed again before it comes to its end."""
-DYING_SECONDS = 5
-"""A killed server may need more time to its end than a command has steps left."""
 OPTIONS = ("--access", "open", "--rate-renew", "none", "--rate-provision", "none")
 
 
-class Scene:
+class Scene(KillableServer):
     """An authority with a server that dies when it is told, and the commands beside it."""
 
     def __init__(self, start_server: Start, folder: Path, chance: random.Random) -> None:
+        super().__init__(start_server(*OPTIONS), folder / "orders", *OPTIONS)
         self.folder = folder
         self.chance = chance
-        self._orders = folder / "orders"
-        self.running = start_server(*OPTIONS)
-        self.data = self.running.server.data_dir
-        self.running.server.kill()
-        self.restart()
-
-    def restart(self) -> bool:
-        """Start the server again, and return True if it was dead."""
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self.running.server.process.wait(DYING_SECONDS)
-        was_dead = self.running.server.process.poll() is not None
-        self.close()
-        self.forget()
-        url = self.running.database_url
-        server = Server(
-            self.data,
-            *OPTIONS,
-            database_url=None if self.running.uses_sqlite else url,
-            before=[partial(die_when_told, self._orders)],
-        )
-        self.running = Running(server, url)
-        return was_dead
-
-    def close(self) -> None:
-        """Kill the server if it runs."""
-        self.running.server.kill()
-        self.running.server.close()
-
-    def forget(self) -> None:
-        """Let the server live on."""
-        for file in (self._orders, self._orders.with_suffix(".steps")):
-            file.unlink(missing_ok=True)
-
-    def tell_server(self, last: int) -> None:
-        """Let the server die before its `last` step in the database from now on; 0 is never."""
-        told = self._orders.with_suffix(".new")
-        told.write_text(str(last), encoding="ascii")
-        told.rename(self._orders)
-
-    def server_steps(self) -> int:
-        """Return the steps of the server in the database since `tell_server`."""
-        return self._orders.with_suffix(".steps").stat().st_size
 
     def sma(self, *words: str, code: int = 0) -> str:
         """Run a command that ends with this exit code; return what it says."""
@@ -305,7 +258,7 @@ class CommandKilled(Attack):
 
     def measure(self) -> str:
         self._steps = self.count(count_statements)
-        self._files = self.count(partial(count_steps, self.scene.data))
+        self._files = self.count(partial(count_steps, self.scene.data_dir))
         return f"{self._steps} steps, {self._files} of files"
 
     def count(self, count: Callable[[Path], None]) -> int:
@@ -329,7 +282,7 @@ class CommandKilled(Attack):
         if point <= self._steps:
             die = partial(die_before_statement, point)
         else:
-            die = partial(die_before_step, self.scene.data, point - self._steps)
+            die = partial(die_before_step, self.scene.data_dir, point - self._steps)
         return self.run(die, 0, -signal.SIGKILL) == -signal.SIGKILL
 
 
