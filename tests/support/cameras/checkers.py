@@ -13,9 +13,9 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -78,11 +78,7 @@ class Checker:
 
 @cache
 def build(language: str, sources: Path = SOURCES) -> Checker:
-    """Build the checker of a language, or take it from the cache.
-
-    A file lock makes parallel test processes build it only once. The folder is renamed when it is
-    complete, so an interrupted build is never used.
-    """
+    """Build the checker of a language, or take it from the cache."""
     source = sources / language
     if language == "python":
         return Checker(language, (sys.executable, str(source / "check.py")))
@@ -96,6 +92,38 @@ def build(language: str, sources: Path = SOURCES) -> Checker:
     }
     compiler = COMPILERS[language]
     assert compiler is not None, f"No compiler for {language}. Type: make setup-tool-chains"
+    files = sorted(each for each in sources.rglob("*") if each.is_file())
+    made = _made(language, compiler, files, partial(makers[language], compiler, source))
+    if language in {"c", "go"}:
+        return Checker(language, (str(made / "check"),))
+    quick = ("-Xshare:auto", "-XX:TieredStopAtLevel=1")
+    paths = f"{made}{os.pathsep}{made / 'check.jar'}"
+    return Checker(language, (_tool("java"), *quick, "-cp", paths, "Check"))
+
+
+@cache
+def build_go(source: Path) -> Path:
+    """Build a Go program of one file, or take it from the cache; return its path.
+
+    The compiler must be there: see COMPILERS.
+    """
+    compiler = COMPILERS["go"]
+    assert compiler is not None
+
+    def make(made: Path) -> None:
+        _compile([compiler, "build", "-o", str(made / "check"), str(source)])
+
+    return _made("go", compiler, [source], make) / "check"
+
+
+def _made(
+    language: str, compiler: str, sources: Sequence[Path], make: Callable[[Path], None]
+) -> Path:
+    """Return the folder of a program in the cache, after `make` has filled it.
+
+    A file lock makes parallel test processes build it only once. The folder is renamed when it is
+    complete, so an interrupted build is never used.
+    """
     made = _CACHE / "checkers" / f"{language}-{_digest(compiler, sources)}"
     made.parent.mkdir(parents=True, exist_ok=True)
     with made.with_suffix(".lock").open("w") as lock:
@@ -104,19 +132,15 @@ def build(language: str, sources: Path = SOURCES) -> Checker:
             unfinished = made.with_suffix(".unfinished")
             shutil.rmtree(unfinished, ignore_errors=True)
             unfinished.mkdir()
-            makers[language](compiler, source, unfinished)
+            make(unfinished)
             unfinished.rename(made)
-    if language in {"c", "go"}:
-        return Checker(language, (str(made / "check"),))
-    quick = ("-Xshare:auto", "-XX:TieredStopAtLevel=1")
-    paths = f"{made}{os.pathsep}{made / 'check.jar'}"
-    return Checker(language, (_tool("java"), *quick, "-cp", paths, "Check"))
+    return made
 
 
-def _digest(compiler: str, sources: Path) -> str:
+def _digest(compiler: str, sources: Sequence[Path]) -> str:
     """Return a cache key: a digest of this file, the compiler's time stamp and all sources."""
     parts = [Path(compiler).resolve().stat().st_mtime_ns.to_bytes(8, "big")]
-    for file in (Path(__file__), *sorted(each for each in sources.rglob("*") if each.is_file())):
+    for file in (Path(__file__), *sources):
         parts += [file.name.encode(), file.read_bytes()]
     return hashlib.sha256(b"".join(hashlib.sha256(part).digest() for part in parts)).hexdigest()[
         :20

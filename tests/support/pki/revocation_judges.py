@@ -13,8 +13,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import httpx2
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
+
+from tests.support.cameras.checkers import COMPILERS, build_go
+from tests.support.pki.ocsp import post, request_for
 
 _PROGRAM_SECONDS = 120
 GOOD, REVOKED, UNKNOWN = "good", "revoked", "unknown"
@@ -66,13 +70,16 @@ class Case:
         return list(zip(self.certificates, self.issuers, strict=True))
 
 
-BY_LISTS = frozenset({"openssl verify", "java, lists"})
+BY_LISTS = frozenset({"openssl verify", "java, lists", "go, lists"})
 WITHOUT_REASONS = frozenset({"openssl verify", "ocsptool", "ocsptool, nonce"})
 """Judges that do not tell the reason of a revocation."""
 
 
 def ask_all(case: Case) -> dict[str, list[str]]:
-    """Return the words of each judge about each certificate. Fail if a program is missing."""
+    """Return the words of each judge about each certificate. Fail if a program is missing.
+
+    Only Go is left out if no compiler could be installed.
+    """
     for program in ("ocsptool", "java"):
         assert shutil.which(program), f"{program} is missing. Type: make setup-verifiers"
     return {
@@ -82,6 +89,7 @@ def ask_all(case: Case) -> dict[str, list[str]]:
         "ocsptool": _ask_ocsptool(case),
         "ocsptool, nonce": _ask_ocsptool(case, "--nonce"),
         **_ask_java(case),
+        **(_ask_go(case) if COMPILERS["go"] else {}),
     }
 
 
@@ -161,6 +169,40 @@ def _ask_java(case: Case) -> dict[str, list[str]]:
     words = [_word(*each.split(": ", 1)) for each in ran.stdout.splitlines()]
     count = len(case.certificates)
     return {name: words[at * count : (at + 1) * count] for at, name in enumerate(ways)}
+
+
+def _ask_go(case: Case) -> dict[str, list[str]]:
+    """Ask Go's standard library, which verifies the path, the lists and the responses."""
+    folder = case.root.parent
+    with httpx2.Client(trust_env=False) as client:
+        for number, (certificate, issuer) in enumerate(case.pairs()):
+            serial = _load(certificate).serial_number
+            answer = post(client, request_for(_load(issuer), serial), case.url)
+            (folder / f"{number}.ocsp").write_bytes(answer.content)
+    lines = []
+    for sources in (case.lists, None):
+        for number, pair in enumerate(case.pairs()):
+            told = sources or [folder / f"{number}.ocsp"]
+            files = [*(_as_der(each) for each in (case.root, *pair)), *told]
+            lines.append("\t".join(map(str, files)))
+    ran = subprocess.run(
+        [build_go(Path(__file__).with_name("CheckRevocation.go"))],
+        input="\n".join(lines) + "\n",
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=_PROGRAM_SECONDS,
+    )
+    words, count = ran.stdout.splitlines(), len(case.certificates)
+    return {"go, lists": words[:count], "go, OCSP": words[count:]}
+
+
+def _load(file: Path) -> x509.Certificate:
+    return x509.load_pem_x509_certificate(file.read_bytes())
+
+
+def _as_der(file: Path) -> Path:
+    return _write(file.with_suffix(".der"), _load(file), Encoding.DER)
 
 
 def _word(status: str, told: str | None = None) -> str:
