@@ -94,13 +94,15 @@ class Cursor(NamedTuple):
     def parse(cls, text: str) -> "Cursor":
         """Return the position of a text. Raises ValueError if it is none."""
         moment, _, number = text.partition("_")
-        validated_at, row_id = datetime.fromisoformat(moment), int(number)
-        if validated_at.tzinfo is None or not 0 <= row_id < 2**63:
-            raise ValueError(text)
+        fault = ValueError(f"{text!r} is no place in the audit log")
         try:
-            return cls(validated_at.astimezone(UTC), row_id)
-        except OverflowError:  # near datetime.min and datetime.max
-            raise ValueError(text) from None
+            at = datetime.fromisoformat(moment)
+            place = cls(at.astimezone(UTC), int(number))
+        except (ValueError, OverflowError):
+            raise fault from None
+        if at.tzinfo is None or not 0 <= place.id < 2**63:
+            raise fault
+        return place
 
 
 @dataclass(frozen=True, slots=True)
