@@ -90,7 +90,7 @@ def test_a_request_of_one_token(asked: Asked) -> None:
     for text in (
         *("FAIL", "not_opened", "does not open under the key", "test vectors", "1.2 ms"),
         *("192.0.2.1, without an access key", token_digest(TOKEN, PUBLISHED_CLIENTS).hex()),
-        *("first seen", "1 times, last", f"key:{asked.key_id} (aggregator-1)"),
+        *("first seen", "1 time, last", f"key:{asked.key_id} (aggregator-1)"),
     ):
         assert text in result.stdout
     [shown] = asked.json("show", "single")["validations"]

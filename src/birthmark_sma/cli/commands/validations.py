@@ -17,6 +17,7 @@ from birthmark_sma.cli.durations import parse_duration
 from birthmark_sma.cli.opening import existing_database
 from birthmark_sma.cli.options import Json, command
 from birthmark_sma.cli.output import print_fields, print_json, print_line, print_table, waiting
+from birthmark_sma.counts import counted
 from birthmark_sma.protocol.key_table import MAX_WIRE_INTEGER
 from birthmark_sma.protocol.replay import Repeat
 from birthmark_sma.protocol.verdict import Reason, Verdict
@@ -168,7 +169,7 @@ def _print_one(found: "ValidationDetails", names: dict[str, str]) -> None:
         first = _identity_with_name(story.first_caller, names)
         fields.append(("first seen", f"{story.first_seen_at:%Y-%m-%d %H:%M:%S.%f} UTC, {first}"))
         again = [
-            f"{each.times:,} times, last {each.last_seen_at:%Y-%m-%d %H:%M:%S.%f} UTC,"
+            f"{counted(each.times, 'time')}, last {each.last_seen_at:%Y-%m-%d %H:%M:%S.%f} UTC,"
             f" {_identity_with_name(each.caller, names)}"
             for each in story.resubmissions
         ]
