@@ -23,6 +23,8 @@ from birthmark_sma.authority.validation.records import floor_to_minute
 from birthmark_sma.authority.validation.store_postgresql import prefer_bitmap_scans
 from birthmark_sma.protocol.replay import Repeat
 from birthmark_sma.protocol.verdict import Reason, Verdict
+from birthmark_sma.storage.engine import Database
+from birthmark_sma.storage.outages.deadlines import LONG_SECONDS
 from birthmark_sma.storage.portable_sql import choose
 from birthmark_sma.storage.schema.validations import (
     repeat_counters,
@@ -36,6 +38,7 @@ SECONDS = 0.06
 """The default time limit of a search, in seconds. It is checked after each time window."""
 LOOK_UP_SECONDS = 2.0
 """The time limit of a page that looks up a request id or a token digest."""
+_SECONDS_A_PART = 1.0  # of each transaction of a search without a time limit
 
 # A time window has up to this many rows, unless a single minute has more. It was 50,000 before each
 # page was measured over 10,000,000 rows: the time limit is checked only between two windows.
@@ -201,6 +204,27 @@ def search(
             if _next_minute(connection, wanted, place) is None:
                 return AuditPage(rows, None, None)
             return AuditPage(rows, place, stretch.begins)
+
+
+def search_whole(
+    database: Database, wanted: AuditFilter, *, limit: int, before: Cursor | None = None
+) -> AuditPage:
+    """Return a page as `search` does, however long it takes.
+
+    No transaction is open for long, because an old snapshot keeps the database from cleaning up.
+    """
+    rows: list[AuditEntry] = []
+    while True:
+        with database.read(LONG_SECONDS) as connection:
+            page = search(
+                connection, wanted, limit=limit - len(rows), before=before, seconds=_SECONDS_A_PART
+            )
+        rows += page.rows
+        if page.looked_back_to is None:
+            return page._replace(rows=rows)
+        if len(rows) == limit:
+            return page._replace(rows=rows, looked_back_to=None)
+        before = page.older
 
 
 def find_entry(connection: Connection, place: Cursor) -> AuditEntry | None:

@@ -18,6 +18,7 @@ from birthmark_sma.authority.validation.explanations import EXPLANATIONS, REPEAT
 from birthmark_sma.errors import UnknownValidationError
 from birthmark_sma.protocol.replay import Repeat
 from birthmark_sma.protocol.verdict import Reason
+from birthmark_sma.storage.engine import Database
 from birthmark_sma.storage.portable_sql import is_any_of
 from birthmark_sma.storage.schema.validations import resubmitted_tokens, sighted_tokens
 
@@ -55,15 +56,15 @@ class ValidationDetails(NamedTuple):
     """None for rows from before token digests were recorded, and for tokens that were pruned."""
 
 
-def find_request(connection: Connection, request_id: str) -> list[ValidationDetails]:
+def find_request(database: Database, request_id: str) -> list[ValidationDetails]:
     """Return the validations of all requests with this id: newest request first, in body order.
 
-    At most MOST_ROWS, the newest. This searches the whole log: give `connection` the time.
+    At most MOST_ROWS, the newest. This searches the whole log, which takes its time.
 
     Raises UnknownValidationError if there is none.
     """
     wanted = AuditFilter(request_id=request_id)
-    found = audit_search.search(connection, wanted, limit=MOST_ROWS, seconds=float("inf"))
+    found = audit_search.search_whole(database, wanted, limit=MOST_ROWS)
     if not found.rows:
         raise UnknownValidationError(
             f"No validation has the request id {request_id}. A row is there before the answer"
@@ -72,7 +73,9 @@ def find_request(connection: Connection, request_id: str) -> list[ValidationDeta
         )
     # The rows of one transaction have the same time.
     rows = sorted(found.rows, key=lambda row: row.batch_position or 0)
-    return explain(connection, sorted(rows, key=lambda row: row.validated_at, reverse=True))
+    rows.sort(key=lambda row: row.validated_at, reverse=True)
+    with database.read() as connection:
+        return explain(connection, rows)
 
 
 def find_validation(connection: Connection, place: Cursor) -> ValidationDetails:

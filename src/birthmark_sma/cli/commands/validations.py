@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from birthmark_sma.authority.validation.audit_search import AuditEntry
     from birthmark_sma.authority.validation.validation_details import ValidationDetails
     from birthmark_sma.config import Settings
+    from birthmark_sma.storage.engine import Database
 
 app = typer.Typer(
     no_args_is_help=True, help="Search the audit log, and tell why a camera token failed."
@@ -68,25 +69,18 @@ def list_(
     as_json: Json = False,
 ) -> None:
     """List validated camera tokens, the newest first. Several criteria are combined."""
-    from birthmark_sma.authority.devices.store import find_devices_named
-    from birthmark_sma.authority.validation.audit_search import AuditFilter, search
-    from birthmark_sma.storage.outages.deadlines import LONG_SECONDS
+    from birthmark_sma.authority.validation.audit_search import AuditFilter, search_whole
 
     digests = _digests_of(token_digest, camera_token)
     place = _parse_place(before)
-    with (
-        existing_database(settings) as database,
-        waiting("Searching"),
-        database.read(LONG_SECONDS) as connection,
-    ):
+    with existing_database(settings) as database, waiting("Searching"):
         now = database.clock.now()
-        named = find_devices_named(connection, device) if device is not None else ()
         for digest in digests:
             wanted = AuditFilter(
                 result=result,
                 reason=reason,
                 repeat=repeat,
-                device_serial=named[0].device_serial if named else device,
+                device_serial=_find_serial(database, device),
                 table_id=table,
                 caller=caller,
                 since=_parse_time(since, "--since", now),
@@ -94,8 +88,7 @@ def list_(
                 request_id=request_id,
                 token_digest=digest,
             )
-            # Without a time limit: a command may take as long as the log is long.
-            page = search(connection, wanted, limit=limit, before=place, seconds=float("inf"))
+            page = search_whole(database, wanted, limit=limit, before=place)
             if page.rows:
                 break
     if as_json:
@@ -128,15 +121,11 @@ def show(
     nothing is found.
     """
     from birthmark_sma.authority.validation.validation_details import find_request, name_callers
-    from birthmark_sma.storage.outages.deadlines import LONG_SECONDS
 
-    with (
-        existing_database(settings) as database,
-        waiting("Searching"),
-        database.read(LONG_SECONDS) as connection,
-    ):
-        found = find_request(connection, request_id)
-        names = name_callers(connection, found)
+    with existing_database(settings) as database, waiting("Searching"):
+        found = find_request(database, request_id)
+        with database.read() as connection:
+            names = name_callers(connection, found)
     if as_json:
         listed = [_details_as_json(each) for each in found]
         print_json({"request_id": request_id, "validations": listed})
@@ -266,6 +255,19 @@ def _digests_of(text: str | None, file: Path | None) -> "Sequence[bytes | None]"
     if len(text) != _DIGEST_HEX or len(digest) != _DIGEST_HEX // 2:
         raise typer.BadParameter("A token digest has 32 hex digits.", param_hint="--token-digest")
     return [digest]
+
+
+def _find_serial(database: "Database", name: str | None) -> str | None:
+    """Return the serial of a device, or the name itself if no such device is registered now."""
+    from birthmark_sma.authority.devices.revocation import find_named
+    from birthmark_sma.authority.devices.store import find_devices_named
+
+    if name is None:
+        return None
+    with database.read() as connection:
+        if not find_devices_named(connection, name):
+            return name
+        return find_named(connection, name).device_serial
 
 
 def _parse_place(text: str | None) -> Any:

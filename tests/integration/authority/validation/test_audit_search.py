@@ -11,6 +11,7 @@ from birthmark_sma.authority.validation.audit_search import (
     AuditFilter,
     Cursor,
     search,
+    search_whole,
 )
 from birthmark_sma.authority.validation.records import AuditRow
 from birthmark_sma.authority.validation.store import make_store
@@ -135,6 +136,30 @@ def test_every_filter_finds_its_rows_once(
         for limit in (1, 7, 1_000):
             found = everything(database, wanted, limit)
             assert [entry.key_index for entry in found] == expected, (wanted, limit)
+
+
+def test_a_search_of_the_whole_log_reads_in_parts(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each in a transaction of its own, and together they give one page."""
+    monkeypatch.setattr(audit_search, "_ROWS", 1)
+    monkeypatch.setattr(audit_search, "_SECONDS_A_PART", 0.0)
+    written = fill(database, batches=9, per_batch=13)
+    for wanted in FILTERS:
+        expected = [row.key_index for row in written if is_wanted(row, wanted)]
+        for limit in (1, 3, 1_000):
+            page = search_whole(database, wanted, limit=limit)
+            assert [row.key_index for row in page.rows] == expected[:limit], (wanted, limit)
+            assert page.looked_back_to is None
+            rest = (
+                []
+                if page.older is None
+                else [
+                    row.key_index
+                    for row in search_whole(database, wanted, limit=1_000, before=page.older).rows
+                ]
+            )
+            assert rest == expected[limit:], (wanted, limit)
 
 
 def test_a_page_says_how_far_back_it_has_looked(
@@ -266,7 +291,7 @@ def test_details_tell_the_story_of_a_token(database: Database) -> None:
         for caller in ("key:one", "key:two", "key:two"):
             replay_ledger.note(store, transaction, [SeenToken(digest, caller)], BEGIN)
     with database.read() as connection:
-        found = find_request(connection, "request-0")
+        found = find_request(database, "request-0")
         assert [each.entry.key_index for each in found] == [4, 3, 2, 1]
         story = found[1].story
         assert story is not None
@@ -276,7 +301,7 @@ def test_details_tell_the_story_of_a_token(database: Database) -> None:
         for each in found:
             assert find_validation(connection, each.entry.cursor) == each
         with pytest.raises(UnknownValidationError, match="has the request id request-9"):
-            find_request(connection, "request-9")
+            find_request(database, "request-9")
         with pytest.raises(UnknownValidationError):
             find_validation(connection, Cursor(BEGIN, 2**62))
     assert rows[0].request_id == "request-2"

@@ -17,8 +17,8 @@ BATCH = f"{VALIDATE}/batch"
 
 def found_by(running: Running, response: httpx2.Response) -> list[ValidationDetails]:
     """Return what an operator finds by the id of a response."""
-    with running.database() as database, database.read() as connection:
-        return find_request(connection, response.headers["x-request-id"])
+    with running.database() as database:
+        return find_request(database, response.headers["x-request-id"])
 
 
 def bodies(client: httpx2.Client) -> dict[str, Any]:
