@@ -190,7 +190,9 @@ function renewalRequest(state) {
     device_certificate: state.chain[0],
     csr,
     key_encryption_public_key: publicOf(recipient, "pem"),
-    supersede: false, // true revokes the old certificate: repeat the request with it when the new one is in use
+    // true revokes the old certificate. Repeat the request with it when the new one is in use, and store the table
+    // keys of the response: they are new if the tables were rotated meanwhile.
+    supersede: false,
     requested_at,
     signature: signature.toString("base64"),
   });

@@ -85,11 +85,8 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int:
-    """Return three workers more than cores, because many tests wait most of the time.
-
-    Each of them takes up to half a gigabyte, and its servers about as much.
-    """
-    return (os.cpu_count() or 1) + 3
+    """Return one worker more than cores: many tests wait, but together they use all cores."""
+    return (os.cpu_count() or 1) + 1
 
 
 class _Worker(Protocol):

@@ -107,6 +107,8 @@ MEANINGS: list[tuple[str, datetime | None, datetime, datetime | None, type[Excep
     ("key_compromise", SINCE, BEFORE_SINCE, SINCE, REVOKED),  # the very second
     ("key_compromise", SINCE, BEFORE_SINCE, BEFORE, REVOKED),
     ("key_compromise", SINCE, BEFORE_SINCE, None, REVOKED),  # received now
+    ("key_compromise", AFTER, BEFORE, BEFORE, GOOD),  # it leaked after it was revoked
+    ("key_compromise", NOW, BEFORE, AFTER, REVOKED),
     *((reason, None, BEFORE_SINCE, BEFORE_SINCE, REVOKED) for reason in NO_INVALIDITY),
     # An invalidity date beside another reason changes nothing.
     ("privilege_withdrawn", SINCE, BEFORE_SINCE, BEFORE_SINCE, REVOKED),

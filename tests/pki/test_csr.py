@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 
 from birthmark_sma.errors import CsrRefusedError, KeyRefusedError
 from birthmark_sma.pki import csr
-from birthmark_sma.pki.der_reader import elements
 from birthmark_sma.pki.keys.key_policy import MAX_PEM_CHARACTERS
+from birthmark_sma.pki.parsing import elements
 from tests.support.pki.chains import (
     DEVICE_KEY_KINDS,
     DevicePrivateKey,

@@ -44,8 +44,10 @@ class RevocationEntry(NamedTuple):
     def is_good_for(self, *, received_at: datetime, captured_at: datetime | None) -> bool:
         """Return True if a bundle may be accepted though this entry lists its certificate."""
         if self.reason is x509.ReasonFlags.key_compromise:
-            # Whoever has the key signs any time of capture.
-            return self.invalid_since is not None and received_at < self.invalid_since
+            # Whoever has the key signs any time of capture. A key may leak after its device was
+            # retired, and then the revocation is the earlier time.
+            since = self.invalid_since
+            return since is not None and received_at < min(since, self.revoked_at)
         if self.reason in _NOT_IN_OTHER_HANDS:
             earliest = received_at if captured_at is None else min(received_at, captured_at)
             return earliest < self.revoked_at

@@ -15,10 +15,9 @@ from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 from cryptography.x509.oid import NameOID
 
 from birthmark_sma.errors import CsrRefusedError
-from birthmark_sma.pki.der_reader import elements
 from birthmark_sma.pki.keys.key_policy import DeviceKey, check_encoding, check_key
 from birthmark_sma.pki.names import DEVICE_URN_PREFIX, RECIPIENT_KEY_URN_PREFIX, device_urn, fold
-from birthmark_sma.pki.pem import MalformedPemError, read_block
+from birthmark_sma.pki.parsing import MalformedPemError, elements, read_block
 
 _LABELS = ("CERTIFICATE REQUEST", "NEW CERTIFICATE REQUEST")
 _EXTENSION_REQUESTS = {

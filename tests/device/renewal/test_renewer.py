@@ -139,6 +139,26 @@ def test_supersede(cameras: Cameras, authority: RenewingAuthority, due: Due) -> 
     assert cameras.kept().predecessor is None
 
 
+@pytest.mark.parametrize("lost", [0, 2])
+def test_tables_that_are_rotated_before_the_old_one_is_superseded(
+    cameras: Cameras, authority: RenewingAuthority, time: Time, due: Due, lost: int
+) -> None:
+    """The second response has other table keys, which the authority expects from now on."""
+    camera = cameras.start(renewal=Renewal(automatic=False, supersede=True))
+    authority.faults = [through, through, refused_connection, *[lost_answer] * lost]
+    due()
+    camera.renew_if_due()
+    authority.table_keys = new_table_keys()
+    for _ in range(1 + lost):
+        time.advance(days=1)
+        camera.renew_if_due()
+    cameras.judge(camera.capture(b"picture"))
+    assert authority.valid == [camera.certificate]
+    assert cameras.kept().table_keys == authority.table_keys
+    camera.close()
+    cameras.judge(cameras.start().capture(b"after a restart"))
+
+
 @pytest.mark.parametrize("answers", [1, 3])
 def test_the_wish_to_supersede_is_not_forgotten(
     cameras: Cameras, authority: RenewingAuthority, time: Time, due: Due, answers: int

@@ -1,16 +1,10 @@
 """Re-enrolments that are cut off by SIGKILL: a device has its old identity or its new one."""
 
-import random
-import signal
-import threading
-import time
-from concurrent.futures import ThreadPoolExecutor
-from datetime import timedelta
+from functools import partial
 
 import httpx2
 import pytest
 
-from birthmark_sma.authority.devices import re_enrolments
 from tests.end_to_end.conftest import Start
 from tests.support.cameras.camera import (
     PROVISION,
@@ -20,6 +14,8 @@ from tests.support.cameras.camera import (
     new_key,
     wire,
 )
+from tests.support.devices.acts import allow_re_enrolment
+from tests.support.programs.killed_server import send_until_killed
 from tests.support.programs.running import Running, new_serial
 from tests.support.soak import times
 
@@ -44,8 +40,10 @@ def test_no_device_has_two_identities_or_none(start_server: Start) -> None:
             for serial in (new_serial() for _ in range(DEVICES))
         }
     for _ in range(ROUNDS):
-        for serial in cameras:
-            allow(running, serial)
+        # In the database, as a command for each takes long.
+        with running.database() as database:
+            for serial in cameras:
+                allow_re_enrolment(database, serial)
         requests = {
             serial: {
                 "device_serial": serial,
@@ -55,7 +53,10 @@ def test_no_device_has_two_identities_or_none(start_server: Start) -> None:
             for serial in cameras
         }
         keys = {serial: {"Idempotency-Key": new_serial("key")} for serial in cameras}
-        first = enrol_until_killed(running, requests, keys)
+        enrolments = {
+            serial: partial(enrol, body=requests[serial], key=keys[serial]) for serial in cameras
+        }
+        first = send_until_killed(running, enrolments, within=0.15)
         running = start_server("--access", "open", "--rate-provision", "none")
         with running.client() as client:
             for serial, old in cameras.items():
@@ -70,41 +71,9 @@ def test_no_device_has_two_identities_or_none(start_server: Start) -> None:
     assert_register_agrees(running, cameras)
 
 
-def allow(running: Running, serial: str) -> None:
-    """Give the operator's permission, in the database, as a command for each takes long."""
-    with running.database() as database:
-        re_enrolments.allow(database, serial, timedelta(hours=1), "olga")
-
-
-def enrol_until_killed(
-    running: Running,
-    requests: dict[str, dict[str, str]],
-    keys: dict[str, dict[str, str]],
-) -> dict[str, dict[str, object]]:
-    """Send all requests at once and kill the server meanwhile; return what was answered."""
-    answered: dict[str, dict[str, object]] = {}
-    start = threading.Barrier(len(requests) + 1)
-
-    def send(serial: str) -> None:
-        with running.client() as client:
-            start.wait(30)
-            try:
-                answer = client.post(PROVISION, json=requests[serial], headers=keys[serial])
-            except httpx2.HTTPError:
-                return
-        if answer.status_code == 200:
-            answered[serial] = answer.json()
-
-    with ThreadPoolExecutor(len(requests)) as threads:
-        sent = [threads.submit(send, serial) for serial in requests]
-        start.wait(30)
-        time.sleep(random.uniform(0.01, 0.15))
-        running.server.process.send_signal(signal.SIGKILL)
-        for each in sent:
-            each.result(60)
-    running.server.process.wait(30)
-    running.server.close()
-    return answered
+def enrol(client: httpx2.Client, *, body: dict[str, str], key: dict[str, str]) -> httpx2.Response:
+    """Send a request to provision."""
+    return client.post(PROVISION, json=body, headers=key)
 
 
 def assert_register_agrees(running: Running, cameras: dict[str, Camera]) -> None:

@@ -1,10 +1,6 @@
 """Renewals that are cut off by SIGKILL: a device has its old certificate or its new one."""
 
-import random
-import signal
-import threading
-import time
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import httpx2
@@ -13,6 +9,7 @@ import pytest
 from tests.end_to_end.conftest import Start
 from tests.support.cameras.camera import csr_pem, new_key
 from tests.support.cameras.renewal import RENEW, RenewingDevice
+from tests.support.programs.killed_server import send_until_killed
 from tests.support.programs.running import Running
 from tests.support.soak import times
 
@@ -30,7 +27,11 @@ def test_no_device_is_stranded_or_has_two_certificates(start_server: Start) -> N
     for _ in range(ROUNDS):
         keys = [new_key() for _ in devices]
         csrs = [csr_pem(key, each.serial) for key, each in zip(keys, devices, strict=True)]
-        answered = renew_until_killed(running, devices, csrs)
+        renewals = {
+            number: partial(renew, body=device.request(csr=csrs[number], supersede=True))
+            for number, device in enumerate(devices)
+        }
+        answered = send_until_killed(running, renewals, within=0.2)
         running = start_server(*OPTIONS)
         with running.client() as client:
             for number, device in enumerate(devices):
@@ -44,34 +45,9 @@ def test_no_device_is_stranded_or_has_two_certificates(start_server: Start) -> N
         assert_one_is_valid(running, devices)
 
 
-def renew_until_killed(
-    running: Running, devices: list[RenewingDevice], csrs: list[str]
-) -> dict[int, dict[str, Any]]:
-    """Send all renewals at once and kill the server meanwhile; return what was answered."""
-    answered: dict[int, dict[str, Any]] = {}
-    start = threading.Barrier(len(devices) + 1)
-
-    def send(number: int) -> None:
-        body = devices[number].request(csr=csrs[number], supersede=True)
-        with running.client() as client:
-            start.wait(30)
-            try:
-                answer = client.post(RENEW, json=body)
-            except httpx2.HTTPError:
-                return
-        if answer.status_code == 200:
-            answered[number] = answer.json()
-
-    with ThreadPoolExecutor(len(devices)) as threads:
-        sent = [threads.submit(send, number) for number in range(len(devices))]
-        start.wait(30)
-        time.sleep(random.uniform(0.01, 0.2))
-        running.server.process.send_signal(signal.SIGKILL)
-        for each in sent:
-            each.result(60)
-    running.server.process.wait(30)
-    running.server.close()
-    return answered
+def renew(client: httpx2.Client, *, body: dict[str, Any]) -> httpx2.Response:
+    """Send a request to renew."""
+    return client.post(RENEW, json=body)
 
 
 def assert_one_is_valid(running: Running, devices: list[RenewingDevice]) -> None:

@@ -1,4 +1,4 @@
-"""One caller cannot starve the others: a flood of batches, and the single tokens of another key.
+"""One caller cannot starve the others: a flood of batches or of forged renewals, and single tokens.
 
 `make soak` also measures the latency of the single tokens, and a burst of many times the capacity,
 and prints the numbers.
@@ -10,16 +10,21 @@ import sqlite3
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from statistics import median
 from urllib.parse import urlsplit
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from tests.end_to_end.conftest import FEW_TABLES
 from tests.support.access_keys import bearer, create_known_key, start_with_keys
-from tests.support.cameras.camera import VALIDATE, Camera, wire
+from tests.support.cameras.camera import VALIDATE, Camera, new_key, wire
+from tests.support.cameras.renewal import RENEW, RenewingDevice
 from tests.support.databases.postgres import Postgres
 from tests.support.programs.flood import Flood, flooding
 from tests.support.programs.load import Answer, Connection
@@ -38,9 +43,10 @@ PATIENCE_SECONDS = 5.0
 
 @dataclass(frozen=True)
 class Scene:
-    """A server that asks for keys, two keys, a camera, and a file of batches of its tokens."""
+    """A server that asks for keys, three keys, a camera, and a file of batches of its tokens."""
 
     running: Running
+    provision: str
     hog: str
     other: str
     camera: Camera
@@ -58,7 +64,7 @@ def open_scene(folder: Path, database_url: str) -> Scene:
         for _ in range(BATCHES):
             tokens = [wire(camera.token()) for _ in range(TOKENS)]
             print(json.dumps({"tokens": tokens}, separators=(",", ":")), file=file)
-    return Scene(running, keys["validate"], other, camera, batches)
+    return Scene(running, keys["provision"], keys["validate"], other, camera, batches)
 
 
 @pytest.fixture
@@ -126,6 +132,49 @@ def test_a_flood_of_batches_starves_nobody(scene: Scene) -> None:
     assert median(rounds) < PATIENCE_SECONDS
     assert flood.statuses.keys() <= {200, 503}
     assert flood.statuses[200] > 0
+
+
+@pytest.fixture
+def forged_renewals(scene: Scene, tmp_path: Path) -> Path:
+    """Return a file of renewals with wrong signatures, of one device and of an unknown one."""
+    with scene.running.client(headers=bearer(scene.provision)) as client:
+        device = RenewingDevice.provisioned(client)
+    body = device.request(sign_with=new_key())
+    unknown = replace(device, certificate=self_signed(device))
+    file = tmp_path / "renewals"
+    bodies = [body, unknown.request(sign_with=new_key())]
+    file.write_text("".join(json.dumps(each) + "\n" for each in bodies), encoding="ascii")
+    return file
+
+
+def self_signed(device: RenewingDevice) -> str:
+    """Return a certificate that no authority has issued, as PEM."""
+    name, now = device.loaded.subject, datetime.now(UTC)
+    builder = x509.CertificateBuilder().subject_name(name).issuer_name(name)
+    builder = builder.public_key(device.key.public_key()).serial_number(7)
+    builder = builder.not_valid_before(now).not_valid_after(now + timedelta(days=9))
+    return builder.sign(device.key, SHA256()).public_bytes(Encoding.PEM).decode()
+
+
+def test_a_flood_of_forged_renewals_starves_nobody(scene: Scene, forged_renewals: Path) -> None:
+    """Nobody needs an access key for them. The device itself can still renew meanwhile."""
+    with scene.running.client(headers=bearer(scene.provision)) as client:
+        device = RenewingDevice.provisioned(client)
+    url = scene.running.server.url
+    alone = [part(send_singles(scene, SINGLES), 0.99) for _ in range(ROUNDS)]
+    rounds = []
+    with flooding(url, RENEW, forged_renewals) as flood:
+        for _ in range(ROUNDS):
+            answers = send_singles(scene, SINGLES)
+            assert verdicts(answers) == {(200, "PASS")}
+            rounds.append(part(answers, 0.99))
+        with scene.running.client() as client:
+            device.renewed(client)
+    slow, slower = median(alone) * 1e3, median(rounds) * 1e3
+    tell(f"{flood.sent_a_second:.0f} forged renewals/s: {flood.statuses}")
+    tell(f"99 of 100 single tokens within {slow:.0f} ms alone, {slower:.0f} ms in the flood")
+    assert median(rounds) < PATIENCE_SECONDS
+    assert flood.statuses.keys() <= {403, 429, 503}
 
 
 async def _refused_head(url: str, tokens: Sequence[bytes]) -> bytes:

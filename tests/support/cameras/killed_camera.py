@@ -54,7 +54,13 @@ class Life:
     ours_alone: bool = True
     """Count only lines of birthmark_sma.device. If false, count lines of the HTTP client too."""
     renews: bool = False
-    """Renew the certificate, and have the old one superseded, between the captures."""
+    """Renew the certificate between the captures."""
+    new_key: bool = True
+    """Renew with a new signing key."""
+    supersede: bool = True
+    """Have the certificate before superseded."""
+    patience: float = 20
+    """For how many seconds the provisioning is repeated while the authority is away."""
 
 
 @dataclass
@@ -115,7 +121,7 @@ def _live(life: Life) -> None:
     lines = _Lines(life)
     with contextlib.ExitStack() as stack:
         stack.enter_context(lines)
-        enrolment = Enrolment(life.url, life.serial, "Mortal", patience=20)
+        enrolment = Enrolment(life.url, life.serial, "Mortal", patience=life.patience)
         sealing = passphrase("a phrase") if life.sealed else UNSEALED
         if life.renews:
             # Every certificate is due, and no earlier life has planned a pause.
@@ -127,7 +133,7 @@ def _live(life: Life) -> None:
                 sealing=sealing,
                 enrolment=enrolment,
                 # The lines of another thread would not be counted.
-                renewal=Renewal(automatic=False, supersede=True),
+                renewal=Renewal(automatic=False, supersede=life.supersede, new_key=life.new_key),
             )
         )
         note("started", camera.device_serial)

@@ -45,7 +45,7 @@ class _Known:
     """SHA-256 of the CSR by which it was renewed, and the certificate that replaced it."""
     superseded: bool = False
     table_keys: dict[str, str] = field(default_factory=dict)
-    """The keys that the camera got with it."""
+    """The keys that the camera got last."""
 
 
 class RenewingAuthority(httpx2.Client):
@@ -172,6 +172,7 @@ class RenewingAuthority(httpx2.Client):
             return problem(403, "device-not-active", "The device is suspended.")
         if known.exchanged is not None and known.exchanged[0] == asked:
             issued = known.exchanged[1]
+            self.known[_digest(issued)].table_keys = self.table_keys
         elif known.superseded:
             return problem(403, "renewal-refused", "The certificate was superseded.")
         else:

@@ -16,8 +16,8 @@ from pkilint.pkix import extension, name
 from pkilint.pkix import ocsp as ocsp_linter
 
 from birthmark_sma.pki import der
-from birthmark_sma.pki.der_reader import elements
 from birthmark_sma.pki.ocsp.responses import hash_issuer
+from birthmark_sma.pki.parsing import elements
 from tests.support.pki.certificate_verifiers import Finding, findings
 
 PATH = "/pki/ocsp/"

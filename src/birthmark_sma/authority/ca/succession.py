@@ -12,36 +12,36 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
-from cryptography import x509
 from sqlalchemy import Connection
 
 from birthmark_sma.authority.ca import store as ca_store
 from birthmark_sma.authority.ca.ceremony import (
     finish_ceremony,
     load_root_signers,
-    random_serial_number,
     remove_failed_root_keys,
     root_key_path,
-    to_pem,
     write_pending_root_key,
 )
 from birthmark_sma.authority.ca.crl_publication import add_root_crl
-from birthmark_sma.authority.ca.intermediate_key import seal_ca_key
 from birthmark_sma.authority.ca.issuers import trusted_roots
 from birthmark_sma.authority.ca.store import CaRole, CaState, StoredCa
+from birthmark_sma.authority.ca.successors import (
+    find_active,
+    generate_like,
+    new_crosses,
+    new_intermediate,
+    new_root,
+)
 from birthmark_sma.authority.kek.passphrase_file import find_passphrase
 from birthmark_sma.authority.kek.wrapping import open_stored_secrets
 from birthmark_sma.config import Settings
 from birthmark_sma.errors import (
     CaStateError,
     ConfigurationError,
-    NotInitialisedError,
     RotationError,
     UnknownCaError,
 )
-from birthmark_sma.pki import certificates, names, profiles
 from birthmark_sma.pki.crl import OLDEST_INVALIDITY
-from birthmark_sma.pki.keys import ca_keys
 from birthmark_sma.pki.keys.ca_keys import CaKeyType, Signer
 from birthmark_sma.pki.trust_list import sign_trust_list
 from birthmark_sma.storage.engine import Database
@@ -91,8 +91,8 @@ class Successions:
         an intermediate is prepared already, and IssuerExpiredError if the root has expired.
         """
         with self._alone() as cas:
-            active = _active(cas, CaRole.INTERMEDIATE)
-            root = _active(cas, CaRole.ROOT)
+            active = find_active(cas, CaRole.INTERMEDIATE)
+            root = find_active(cas, CaRole.ROOT)
             for each in self._prepared(cas, root):
                 raise CaStateError(
                     f"{each.name} is prepared already. To let it sign, type: sma ca rotate"
@@ -120,16 +120,14 @@ class Successions:
         Needs no key of a root. Raises UnknownCaError, or CaStateError if it is not prepared.
         """
         with self._alone() as cas:
-            chosen = _find(cas, name)
-            active = _active(cas, CaRole.INTERMEDIATE)
+            chosen, active = _find(cas, name), find_active(cas, CaRole.INTERMEDIATE)
             if chosen.state is not CaState.PREPARED:
                 raise CaStateError(f"{name} is {chosen.state.value}, so it cannot become active.")
-            if chosen.issuer != _active(cas, CaRole.ROOT).name:
+            if chosen.issuer != find_active(cas, CaRole.ROOT).name:
                 raise CaStateError(
                     f"{name} belongs to {chosen.issuer}, which is retiring. For one under the"
                     " active root, type: sma ca rotate --prepare-only"
                 )
-
             if not self._prepared([chosen], _find(cas, chosen.issuer)):
                 raise CaStateError(f"The certificate of {name} has ended.")
 
@@ -148,19 +146,20 @@ class Successions:
         If it is the active one, a prepared intermediate takes its place, or else a new one. `since`
         is the time since when the key may be in other hands; another act with another time corrects
         it, and one without a time or with the same changes nothing. Raises UnknownCaError, and
-        CaStateError if it is no intermediate, or if `since` is in the future or before 1970.
+        CaStateError if it is no intermediate, or if `since` is in the future, before 1970, or later
+        than the revocation that it corrects.
         """
         with self._alone() as cas:
             gone = _find(cas, name)
             self._check_compromise(gone, since)
             is_known = gone.state is CaState.COMPROMISED
             if is_known and since in {None, gone.invalid_since}:
-                return Succession(_active(cas, CaRole.INTERMEDIATE).name)
+                return Succession(find_active(cas, CaRole.INTERMEDIATE).name)
             signers = {gone.issuer: self._root_signer(_find(cas, gone.issuer))}
             successor: StoredCa | None = None
             is_new = False
             if gone.state is CaState.ACTIVE:
-                root = _active(cas, CaRole.ROOT)
+                root = find_active(cas, CaRole.ROOT)
                 signers.setdefault(root.name, self._root_signer(root))
                 prepared = self._prepared(cas, root)
                 is_new = not prepared
@@ -174,7 +173,7 @@ class Successions:
                 # The list keeps the time of the revocation when the other time is corrected.
                 at = gone.state_changed_at if is_known else now
                 _set(transaction, gone, CaState.COMPROMISED, at or now, invalid_since=since)
-                if successor is not None and is_new:
+                if is_new and successor is not None:
                     ca_store.add_ca(transaction, successor, now)
                 elif successor is not None:
                     _set(transaction, successor, CaState.ACTIVE, now)
@@ -182,7 +181,7 @@ class Successions:
                     add_root_crl(transaction, signer)
 
             self._act(change)
-        active = _active(cas, CaRole.INTERMEDIATE) if successor is None else successor
+        active = successor or find_active(cas, CaRole.INTERMEDIATE)
         added = (active.name,) if is_new else ()
         return Succession(active.name, added=added, compromised=name)
 
@@ -193,21 +192,15 @@ class Successions:
         root signs the list of trusted roots. Raises IssuerExpiredError if it has expired.
         """
         with self._alone() as cas:
-            old, active = _active(cas, CaRole.ROOT), _active(cas, CaRole.INTERMEDIATE)
+            old, active = find_active(cas, CaRole.ROOT), find_active(cas, CaRole.INTERMEDIATE)
             old_signer = self._root_signer(old)
-            signer = ca_keys.generate(key_type or _key_type(old.load()))
-            new = self._new_root(cas, signer)
-            number = _next_number(cas, CaRole.CROSS)
-            crosses = (
-                self._new_cross(number, new, old, old_signer),
-                self._new_cross(number + 1, old, new, signer),
-            )
+            signer, now = generate_like(old, key_type), self._database.clock.now()
+            new = new_root(cas, signer, now)
+            crosses = new_crosses(cas, (old, old_signer), (new, signer), now)
             intermediate = self._new_intermediate(cas, new, signer, key_type)
             key_file = root_key_path(self._settings, new.name)
             if key_file.exists():
-                raise ConfigurationError(
-                    f"{key_file} exists already. Move it to a safe place first."
-                )
+                raise ConfigurationError(f"{key_file} exists. Move it to a safe place first.")
             if not self._dry_run:
                 write_pending_root_key(
                     key_file, new.load(), signer, find_passphrase(self._settings)
@@ -234,8 +227,6 @@ class Successions:
             intermediate.name, added, retiring=(old.name, active.name), root_key_file=key_file
         )
 
-    # --- new certificates
-
     def _new_intermediate(
         self,
         cas: Sequence[StoredCa],
@@ -243,54 +234,9 @@ class Successions:
         root_signer: Signer,
         key_type: CaKeyType | None,
     ) -> StoredCa:
-        """Return a new intermediate of `root`, with its key wrapped."""
-        signer = ca_keys.generate(key_type or _key_type(_active(cas, CaRole.INTERMEDIATE).load()))
-        number = _next_number(cas, CaRole.INTERMEDIATE)
-        issuer = root.load()
-        prepared = certificates.prepare_intermediate(
-            signer.public_key,
-            issuer=issuer,
-            now=self._database.clock.now(),
-            serial_number=random_serial_number(),
-            profile=profiles.numbered(_profile(issuer, CaRole.INTERMEDIATE), number),
-        )
-        certificate = certificates.sign(prepared, root_signer, issuer=issuer)
         kek = open_stored_secrets(self._database, self._settings).keks.newest
-        return StoredCa(
-            f"{CaRole.INTERMEDIATE.value}-{number}",
-            to_pem(certificate),
-            CaRole.INTERMEDIATE,
-            sealed_private_key=seal_ca_key(signer, kek),
-            kek_id=kek.kek_id,
-            issuer=root.name,
-        )
-
-    def _new_root(self, cas: Sequence[StoredCa], signer: Signer) -> StoredCa:
-        number = _next_number(cas, CaRole.ROOT)
-        old = _active(cas, CaRole.ROOT).load()
-        prepared = certificates.prepare_root(
-            signer.public_key,
-            now=self._database.clock.now(),
-            serial_number=random_serial_number(),
-            profile=profiles.numbered(_profile(old, CaRole.ROOT), number),
-        )
-        name = f"{CaRole.ROOT.value}-{number}"
-        pem = to_pem(certificates.sign(prepared, signer))
-        return StoredCa(name, pem, CaRole.ROOT, issuer=name)
-
-    def _new_cross(
-        self, number: int, certified: StoredCa, issuer: StoredCa, signer: Signer
-    ) -> StoredCa:
-        """Return the certificate of one root under another, whose key is `signer`."""
-        issuing = issuer.load()
-        prepared = certificates.prepare_cross(
-            certified.load(),
-            issuer=issuing,
-            now=self._database.clock.now(),
-            serial_number=random_serial_number(),
-        )
-        pem = to_pem(certificates.sign(prepared, signer, issuer=issuing))
-        return StoredCa(f"{CaRole.CROSS.value}-{number}", pem, CaRole.CROSS, issuer=issuer.name)
+        now = self._database.clock.now()
+        return new_intermediate(cas, root, root_signer, key_type, kek=kek, now=now)
 
     def _prepared(self, cas: Sequence[StoredCa], root: StoredCa) -> list[StoredCa]:
         """Return the intermediates of a root that are prepared and can sign."""
@@ -350,10 +296,19 @@ class Successions:
                 f"{ca.name} is no intermediate. Verifiers must stop to trust a compromised root by"
                 " themselves: no CRL can tell them. See docs/operate/certificates.md."
             )
-        if since is not None and not OLDEST_INVALIDITY <= since <= self._database.clock.now():
+        if since is None:
+            return
+        if not OLDEST_INVALIDITY <= since <= self._database.clock.now():
             raise CaStateError(
                 "The key cannot be compromised since a time in the future, or before 1970. Give"
                 " another time with --since, or none if nobody knows it."
+            )
+        # A later time would make pictures valid that were received after the revocation.
+        at = ca.state_changed_at
+        if ca.state is CaState.COMPROMISED and at is not None and since > at:
+            raise CaStateError(
+                f"{ca.name} was revoked at {at:%Y-%m-%d %H:%M:%S} UTC, so its key was compromised"
+                " before. Give an earlier time with --since."
             )
 
 
@@ -375,29 +330,8 @@ def _retire_ended(transaction: Connection, cas: Sequence[StoredCa], now: datetim
             _set(transaction, each, CaState.RETIRED, now)
 
 
-def _active(cas: Sequence[StoredCa], role: CaRole) -> StoredCa:
-    for each in cas:
-        if each.role is role and each.state is CaState.ACTIVE:
-            return each
-    raise NotInitialisedError
-
-
 def _find(cas: Sequence[StoredCa], name: str) -> StoredCa:
     for each in cas:
         if each.name == name:
             return each
     raise UnknownCaError(f"There is no CA {name}. To see all, type: sma ca list")
-
-
-def _next_number(cas: Sequence[StoredCa], role: CaRole) -> int:
-    return 1 + sum(each.role is role for each in cas)
-
-
-def _key_type(certificate: x509.Certificate) -> CaKeyType:
-    return ca_keys.key_type_of(certificate.public_key())
-
-
-def _profile(root: x509.Certificate, role: CaRole) -> profiles.Profile:
-    if names.is_of_sandbox(root.subject):
-        return profiles.SANDBOX_ROOT if role is CaRole.ROOT else profiles.SANDBOX_INTERMEDIATE
-    return profiles.ROOT if role is CaRole.ROOT else profiles.INTERMEDIATE

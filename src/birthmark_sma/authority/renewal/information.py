@@ -1,7 +1,7 @@
 """Find the renewal window of a certificate, as its device and the operator see it.
 
-Called by web/api/renewal_info.py and the dashboard. A certificate that was replaced keeps its own
-window.
+Called by web/api/renewal/endpoints.py and the dashboard. A certificate that was replaced keeps its
+own window.
 """
 
 from collections.abc import Sequence

@@ -6,10 +6,10 @@ Orders must never revoke or change a device. All times are of the database's clo
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from datetime import datetime, timedelta
 
-from sqlalchemy import ColumnElement, Connection, func, insert, or_, select, update
+from sqlalchemy import ColumnElement, Connection, exists, func, insert, or_, select, update
 
 from birthmark_sma.authority.devices import store as device_store
 from birthmark_sma.authority.renewal.windows import OrderTime, RenewalCriteria
@@ -19,7 +19,7 @@ from birthmark_sma.storage.engine import Database
 from birthmark_sma.storage.locks import AdvisoryLock, wait_for_lock
 from birthmark_sma.storage.outages.deadlines import LONG_SECONDS
 from birthmark_sma.storage.portable_sql import database_time
-from birthmark_sma.storage.schema.certificates import renewal_orders
+from birthmark_sma.storage.schema.certificates import earlier_certificates, renewal_orders
 from birthmark_sma.storage.schema.devices import registered_devices as devices
 
 _table = renewal_orders.c
@@ -151,10 +151,15 @@ def read_progress(connection: Connection, order: RenewalOrder) -> Progress:
 
     `renewed` uses the index of renewals. `left` reads the whole register, like `count_matching`.
     """
+    criteria, conditions = order.criteria, [_renewed_at >= order.opened_at]
+    if criteria.certificate_issuer is not None:
+        # Another intermediate may have signed the new certificate, so the one before it counts.
+        conditions.append(_had_certificate(criteria.certificate_issuer, order.opened_at))
+        criteria = replace(criteria, certificate_issuer=None)
     renewed = (
         select(func.count())
         .select_from(devices)
-        .where(_renewed_at >= order.opened_at, *_conditions(connection, order.criteria))
+        .where(*conditions, *_conditions(connection, criteria))
     )
     return Progress(
         order,
@@ -189,6 +194,16 @@ def _left(
         devices.c.provisioned_at < before,
         or_(_renewed_at.is_(None), _renewed_at < before),
         *_conditions(connection, criteria),
+    )
+
+
+def _had_certificate(issuer: str, since: datetime) -> ColumnElement[bool]:
+    """Return the condition that a device had a certificate of this issuer until after a time."""
+    earlier = earlier_certificates.c
+    return exists().where(
+        earlier.device_serial == devices.c.device_serial,
+        earlier.certificate_issuer == issuer,
+        earlier.replaced_at >= since,
     )
 
 

@@ -22,7 +22,7 @@ from birthmark_sma.errors import (
     RenewalTimeRefusedError,
 )
 from birthmark_sma.pki import csr
-from birthmark_sma.pki.pem import MalformedPemError, read_block
+from birthmark_sma.pki.parsing import MalformedPemError, read_block
 from birthmark_sma.protocol.bundle import format_time
 from birthmark_sma.protocol.renewal import TOLERANCE, RenewalProof, make_proof, verify_renewal
 

@@ -1,11 +1,13 @@
 """Renew a device certificate: verify the proof, sign the new certificate, register it.
 
-Called by web/api/renew.py. The proof is the credential: no access key is involved. The order of the
-steps matters. 1. `verify`: read the request, find the certificate in the register, verify the
-signature and the time. Nothing before this may be counted against the device or tell its state.
+Called by web/api/renewal/endpoints.py. The proof is the credential: no access key is involved. The
+order of the steps matters.
+
+1. `verify`: read the request, find the certificate in the register, verify the signature and the
+time. Nothing before this may be counted against the device or tell its state.
 2. The caller takes a unit of the device's rate limit, unless the request is a repetition.
 3. `renew`: check CSR and keys, sign, and submit to the provisioning writer, whose transaction
-decides (`renewal.registration`). Both steps run in the signing threads of provisioning.
+decides (`renewal.registration`). Steps 1 and 3 run in the signing threads of provisioning.
 """
 
 import asyncio

@@ -89,9 +89,10 @@ def order(
     if as_json:
         print_json({"matched": given.matched, "order": _order_as_json(given)})
         return
+    who = counted(given.matched, "active device renews", "active devices renew")
     print_line(
-        f"Order {given.id}: {counted(given.matched, 'active device')} renew until"
-        f" {given.ends_at:%Y-%m-%d %H:%M} UTC, each when it next asks for its window."
+        f"Order {given.id}: {who} until {given.ends_at:%Y-%m-%d %H:%M} UTC, each when it next asks"
+        " for its window."
     )
     print_line(f"To watch: sma renewals list. To undo: sma renewals cancel {given.id}")
 

@@ -12,6 +12,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 
 from birthmark_sma.device.certification import (
+    UnusableAnswerError,
     make_csr,
     new_key,
     private_pem,
@@ -103,14 +104,18 @@ def read_response(identity: Identity, pending: PendingRenewal, answer: bytes) ->
     )
 
 
-def is_confirmed(identity: Identity, answer: bytes) -> bool:
-    """Return True if a response names the identity's certificate as the device's current one."""
-    try:
-        named = json.loads(answer)["device_certificate"]
-        certificate = x509.load_pem_x509_certificate(named.encode())
-    except (AttributeError, KeyError, TypeError, ValueError, RecursionError, x509.InvalidVersion):
-        return False
-    return certificate == certificate_of(identity)
+def read_confirmation(identity: Identity, pending: PendingRenewal, answer: bytes) -> Identity:
+    """Check the response to a repetition of the request that the identity's certificate answers.
+
+    Returns the identity with the table keys of this response. They differ from those of the first
+    response if the tables were rotated between, and the authority now expects tokens under them.
+
+    Raises UnusableAnswerError with the reason.
+    """
+    confirmed = read_response(identity, pending, answer)
+    if certificate_of(confirmed) != certificate_of(identity):
+        raise UnusableAnswerError("the certificate in its response is not the one in use")
+    return confirmed
 
 
 def window_path(certificate: x509.Certificate) -> str | None:

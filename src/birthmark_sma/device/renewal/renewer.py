@@ -246,8 +246,10 @@ class Renewer:
         """Repeat the request of the last renewal, with the wish to supersede, and return the plan.
 
         The authority revokes the old certificate only now, when captures use the new one: an old
-        certificate that is revoked while it is in use would cost pictures.
+        certificate that is revoked while it is in use would cost pictures. The response has the
+        newest table keys, and the authority has noted that the camera got them.
         """
+        identity = self._identity
         body = messages.make_request(
             old.device_certificate,
             old.private_key,
@@ -256,10 +258,14 @@ class Renewer:
             now=self._clock.now(),
         )
         result = self._address.renew(body)
-        if result.kind is Kind.DONE and not messages.is_confirmed(self._identity, result.content):
-            result = Result(Kind.AWAY, "the response does not come from such an authority")
+        if result.kind is Kind.DONE:
+            try:
+                identity = messages.read_confirmation(identity, old.renewal, result.content)
+            except UnusableAnswerError as error:
+                result = Result(Kind.AWAY, str(error))
         if result.kind is Kind.DONE or result.is_final:
-            self._save(replace(self._identity, predecessor=None))
+            self._save(replace(identity, predecessor=None))
+            self._install(self._identity)
             _log.info("The renewed certificate is superseded (%s)", result.said)
             return self._plan_after_success()
         self._tell(result)

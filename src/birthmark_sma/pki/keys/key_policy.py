@@ -15,11 +15,10 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed448, ed25519, rsa, x448, x25519
 
 from birthmark_sma.errors import KeyRefusedError
-from birthmark_sma.pki import pem
-from birthmark_sma.pki.der_reader import elements
+from birthmark_sma.pki import parsing
 from birthmark_sma.pki.keys import rsa_weaknesses
 from birthmark_sma.pki.keys.published_keys import PUBLISHED_KEYS
-from birthmark_sma.pki.pem import MAX_PEM_CHARACTERS, MalformedPemError
+from birthmark_sma.pki.parsing import MAX_PEM_CHARACTERS, MalformedPemError, elements
 
 __all__ = [
     "MAX_PEM_CHARACTERS",
@@ -85,10 +84,10 @@ def load_public_key(text: str) -> object:
             "This is a private key. Make a new key pair, send its public key, and never let"
             " the private key leave the device."
         )
-    if pem.is_bare_point(pem.bare_base64(text)):
+    if parsing.is_bare_point(parsing.bare_base64(text)):
         raise KeyRefusedError(_BARE_POINT)
     try:
-        encoded = pem.read_block(text, ("PUBLIC KEY",), "public key (SubjectPublicKeyInfo)")
+        encoded = parsing.read_block(text, ("PUBLIC KEY",), "public key (SubjectPublicKeyInfo)")
     except MalformedPemError as error:
         raise KeyRefusedError(*error.args) from None
     check_encoding(encoded)
@@ -105,7 +104,7 @@ def check_encoding(encoded: bytes) -> None:
     parameters as the named curve. The certificate would then contain another key than the one that
     was sent.
     """
-    if pem.is_bare_point(encoded):
+    if parsing.is_bare_point(encoded):
         raise KeyRefusedError(_BARE_POINT)
     try:
         [info] = elements(encoded)

@@ -17,7 +17,7 @@ from typing import NamedTuple
 from urllib.parse import unquote_to_bytes
 
 from birthmark_sma.errors import OcspRequestRefusedError
-from birthmark_sma.pki.der_reader import Element, elements
+from birthmark_sma.pki.parsing import Element, elements
 
 MOST_BYTES = 8_192
 """The size limit of a request in DER. One certificate takes about 80 bytes, or 110 with a nonce."""

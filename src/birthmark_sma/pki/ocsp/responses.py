@@ -19,9 +19,9 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from birthmark_sma.errors import ProfileViolationError
 from birthmark_sma.pki import crl, der
-from birthmark_sma.pki.der_reader import elements
 from birthmark_sma.pki.keys.ca_keys import Signer
 from birthmark_sma.pki.ocsp.requests import CertId, IssuerHashes
+from birthmark_sma.pki.parsing import elements
 
 CERTIFICATE_HOLD = "certificate_hold"
 REASONS = {**crl.REASONS, CERTIFICATE_HOLD: x509.ReasonFlags.certificate_hold}

@@ -417,6 +417,9 @@ def test_a_compromise_is_idempotent_and_its_time_can_be_corrected(authority: Aut
     assert corrected.revocation_date_utc == entry.revocation_date_utc
     for again in (since, None):
         assert successions(authority).compromise("intermediate", again).compromised is None
+    # It would make valid what verifiers received after the revocation.
+    with pytest.raises(CaStateError, match="earlier time"):
+        successions(authority).compromise("intermediate", authority.database.clock.now())
     assert crl_of(authority, "root") == second
     assert set(states(authority)) == {"root", "intermediate", "intermediate-2"}
 

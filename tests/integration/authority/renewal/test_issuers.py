@@ -1,7 +1,7 @@
 """Renewal under several intermediates: the active one signs, whatever became of the old one."""
 
 from collections.abc import Callable
-from datetime import datetime
+from datetime import datetime, timedelta
 
 import pytest
 from cryptography import x509
@@ -10,6 +10,8 @@ from birthmark_sma.authority.authority import Authority
 from birthmark_sma.authority.ca.issuers import Issuer
 from birthmark_sma.authority.ca.succession import Successions
 from birthmark_sma.authority.provisioning.issuance import CheckedRequest
+from birthmark_sma.authority.renewal import orders
+from birthmark_sma.authority.renewal.windows import RenewalCriteria
 from tests.support.authorities import rows_of
 from tests.support.cameras.renewed import new_device, renew
 
@@ -54,6 +56,30 @@ def test_the_active_intermediate_signs(
     assert rows_of(authority.database, "SELECT certificate_issuer FROM earlier_certificates") == [
         ("intermediate",)
     ]
+
+
+@pytest.mark.parametrize("act", [rotate, compromise])
+def test_the_progress_of_an_order_for_an_intermediate(
+    authority: Authority, act: Callable[[Successions], None]
+) -> None:
+    """The new certificates are under another one. Only devices that the order names count."""
+    device, other = new_device(authority, "camera"), new_device(authority, "sleeping")
+    act(Successions(authority.database, authority.settings))
+    unnamed = new_device(authority, "later")
+    criteria = RenewalCriteria(certificate_issuer="intermediate")
+    given = orders.give_order(authority.database, criteria, timedelta(days=1), "olga")
+
+    def progress() -> tuple[int, int]:
+        with authority.database.read() as connection:
+            read = orders.read_progress(connection, given)
+        return read.renewed, read.left
+
+    assert (given.matched, *progress()) == (2, 0, 2)
+    renew(authority, device.request())
+    renew(authority, unnamed.request())
+    assert progress() == (1, 1)
+    renew(authority, other.request())
+    assert progress() == (2, 0)
 
 
 def test_a_repetition_gets_the_chain_of_its_certificate(authority: Authority) -> None:

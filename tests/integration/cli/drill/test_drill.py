@@ -30,6 +30,8 @@ from tests.support.soak import SOAKING, tell, times
 DEVICES = times(60, 10_000)
 WITHIN = times(8, 400)
 SECONDS = times(200, 1_500)
+SLOW_ANSWER_SECONDS = 5.0
+"""On a busy machine, between the commit of a renewal and its answer."""
 
 
 @dataclass(frozen=True)
@@ -121,7 +123,7 @@ def check(drilled: Drilled) -> None:
 
 
 def check_curve(drilled: Drilled) -> None:
-    """The curve of the renewals is that of the register, up to a second."""
+    """The curve of the renewals is that of the register. A device learns of its own a bit later."""
     renewals = drilled.report["renewals"]
     opened = drilled.after(drilled.report["seconds"]["to_order"])
     times_of = sorted(
@@ -135,7 +137,7 @@ def check_curve(drilled: Drilled) -> None:
     for n in range(len(renewals["done"])):
         end = renewals["seconds_of_a_part"] * (n + 1)
         told = sum(renewals["done"][: n + 1])
-        at_least = sum(each < end - 1.0 for each in times_of)
+        at_least = sum(each < end - SLOW_ANSWER_SECONDS for each in times_of)
         at_most = sum(each < end + 1.0 for each in times_of)
         assert at_least <= told <= at_most
     last = drilled.report["seconds"]["to_last_renewal"] - drilled.report["seconds"]["to_order"]
@@ -167,14 +169,11 @@ def as_time(value: Any) -> datetime:
 
 @pytest.mark.soak
 def test_each_cause(source: Path, tmp_path: Path) -> None:
-    """Each report is true, and the source is as it was. The drills wait most of the time."""
+    """Each report is true, and the source is as it was. `make soak` plays all causes."""
     before = contents_of(source)
-    causes = {
-        "intermediate-key": check_lost_intermediate,
-        "family": check_faulty_devices,
-        "app-version": check_faulty_devices,
-        "key-table": check_leaked_tables,
-    }
+    causes = {"app-version": check_faulty_devices, "key-table": check_leaked_tables}
+    if SOAKING:
+        causes |= {"intermediate-key": check_lost_intermediate, "family": check_faulty_devices}
     with ThreadPoolExecutor(times(len(causes), 1)) as threads:
         drills = {
             cause: threads.submit(rehearse, server_environ(source), cause, tmp_path / cause)
@@ -198,8 +197,9 @@ def check_lost_intermediate(drilled: Drilled) -> None:
         )
     )
     assert under == {"intermediate-2": DEVICES}
-    # The device of the source is under the lost one, too; nobody renews it here.
-    assert drilled.report["devices"]["in_the_act"] == DEVICES + 1
+    # A device of the source is under the lost one, too; nobody renews it here.
+    of_source = drilled.one("SELECT count(*) FROM registered_devices") - DEVICES
+    assert drilled.report["devices"]["in_the_act"] == DEVICES + of_source
     [state] = drilled.rows("SELECT state FROM ca_certificates WHERE name = 'intermediate'")
     assert state == ("compromised",)
 
@@ -248,6 +248,7 @@ def test_on_postgresql(postgres_url: str, postgres_binaries: Path, tmp_path: Pat
     drilled = rehearse(environ, "intermediate-key", tmp_path / "kept")
     try:
         check(drilled)
+        check_lost_intermediate(drilled)
     finally:
         with psycopg.connect(postgres_url, autocommit=True) as connection:
             name = drilled.report["copy"]["database"]

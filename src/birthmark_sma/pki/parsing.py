@@ -1,10 +1,13 @@
-"""Read the single block of a PEM text (RFC 7468), or raise an error that names the mistake.
+"""Split PEM (RFC 7468) and DER (X.690) into their parts, or raise an error that names the mistake.
 
-`csr` and `key_policy` call it. It must never interpret the content of a block.
+`csr`, `key_policy`, `ocsp` and the proof of a renewal use it: for texts of strangers, and for the
+few structures that the cryptography library reads as something else. It must never interpret the
+content of a block or of an element.
 """
 
 import binascii
 import re
+from typing import NamedTuple
 
 MAX_PEM_CHARACTERS = 8_192
 
@@ -70,3 +73,34 @@ def bare_base64(text: str) -> bytes:
         return binascii.a2b_base64("".join(text.split()), strict_mode=True)
     except ValueError:
         return b""
+
+
+class Element(NamedTuple):
+    """One DER element: `tag`, `content`, and `whole`, which is tag, length and content."""
+
+    tag: int
+    content: bytes
+    whole: bytes
+
+
+def elements(encoded: bytes) -> list[Element]:
+    """Return the elements in `encoded`, in order.
+
+    Raises ValueError if an element is cut off.
+    """
+    found = []
+    place = 0
+    while place < len(encoded):
+        if len(encoded) < place + 2:
+            raise ValueError("an element is cut off")
+        length, begins = encoded[place + 1], place + 2
+        if length >= 0x80:
+            octets = encoded[begins : begins + (length & 0x7F)]
+            begins += length & 0x7F
+            length = int.from_bytes(octets, "big")
+        ends = begins + length
+        if ends > len(encoded):
+            raise ValueError("an element is cut off")
+        found.append(Element(encoded[place], encoded[begins:ends], encoded[place:ends]))
+        place = ends
+    return found

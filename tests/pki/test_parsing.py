@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from birthmark_sma.pki.pem import MAX_PEM_CHARACTERS, MalformedPemError, read_block
+from birthmark_sma.pki.parsing import MAX_PEM_CHARACTERS, MalformedPemError, read_block
 
 LABEL = "PUBLIC KEY"
 BEGIN = f"-----BEGIN {LABEL}-----\n"
