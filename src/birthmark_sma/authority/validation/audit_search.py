@@ -234,7 +234,7 @@ def find_entry(connection: Connection, place: Cursor) -> AuditEntry | None:
         select(*(columns[name] for name in AuditEntry._fields)).where(
             columns.validated_at == place.validated_at, columns.id == place.id
         )
-    ).one_or_none()
+    ).first()  # there is more than one if somebody has doubled it
     return None if row is None else AuditEntry(*row)
 
 

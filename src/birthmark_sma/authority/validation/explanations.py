@@ -21,7 +21,7 @@ class Explanation(NamedTuple):
 EXPLANATIONS: Mapping[Reason, Explanation] = {
     Reason.GENUINE: Explanation(
         "The token opened, and a registered, active device with this key table sealed it.",
-        "Nothing is to be done.",
+        "Nothing needs to be done.",
     ),
     Reason.UNKNOWN_TABLE: Explanation(
         "This authority has no key table with this number. The caller got 400 with FAIL.",
@@ -30,8 +30,8 @@ EXPLANATIONS: Mapping[Reason, Explanation] = {
     ),
     Reason.UNKNOWN_KEY_INDEX: Explanation(
         "The key index is outside the key table. The caller got 400 with FAIL.",
-        "The client draws its key index from the wrong range. Compare it with the sizes that"
-        " sma ca show prints.",
+        "The client draws its key index from the wrong range. Compare it with the keys a table"
+        " that sma tables show prints.",
     ),
     Reason.NOT_OPENED: Explanation(
         "The token does not open under the key that it names: the key is wrong, or the token was"
@@ -86,8 +86,9 @@ EXPLANATIONS: Mapping[Reason, Explanation] = {
     ),
     Reason.OTHER_DERIVATION: Explanation(
         "The same token passed before under the other key derivation.",
-        "Somebody made one ciphertext for two devices. The device that passed is in the earlier"
-        " row: sma validations list --since 30d --table TABLE --result PASS.",
+        "Somebody made one ciphertext for two devices. The device that passed is in an earlier row"
+        " with the same encrypted_nuc_hash: docs/database.md has the query. Suspend it (sma devices"
+        " suspend SERIAL) and look into it.",
     ),
 }
 
