@@ -31,7 +31,7 @@ _IN_THE_OPEN = {
     "device_public_key", "public_key", "public_key_fingerprint", "key_encryption_public_key",
     "nuc_hash_keys", "nuc_hash_index", "kek_file", "new_kek_file", "root_key", "root_key_file",
     "ca_key_type", "make_keys", "recipient", "passphrase_file", "keys", "tokens", "request_digest",
-    "rewrapped", "key_usage", "extended_key_usage", "salt", "tls_key",
+    "token_digest", "rewrapped", "key_usage", "extended_key_usage", "salt", "tls_key",
 }  # fmt: skip
 
 _OPEN_THERE = {

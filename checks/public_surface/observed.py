@@ -97,6 +97,12 @@ def collect_log_fields() -> dict[str, Any]:
     return {
         "a request": {name: find_shape(value) for name, value in requests[0].items()},
         "a request, in order": list(requests[0]),
+        "more for camera tokens": {
+            name: find_shape(value)
+            for line in requests
+            for name, value in line.items()
+            if name not in requests[0]
+        },
         "another record": {name: " | ".join(sorted(kinds)) for name, kinds in fields.items()},
         "events that are names": ["request"] if requests else [],
         "levels": sorted({line["level"] for line in observe()["log"]}),

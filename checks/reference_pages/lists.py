@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from birthmark_sma.authority.validation.explanations import EXPLANATIONS
 from birthmark_sma.config import (
     NewSecret,
     Settings,
@@ -44,6 +45,15 @@ def render_metrics() -> str:
         for each in METRICS
     ]
     return table(("metric", "type", "labels", "what it is"), rows)
+
+
+def render_reasons() -> str:
+    """Return a Markdown table with a row for each reason of a verdict."""
+    rows = [
+        (f"`{reason.value}`", reason.verdict.value, each.meaning, each.advice)
+        for reason, each in EXPLANATIONS.items()
+    ]
+    return table(("reason", "verdict", "meaning", "what to do"), rows)
 
 
 def render_commands() -> str:

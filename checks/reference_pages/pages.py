@@ -28,6 +28,7 @@ def make_files() -> dict[str, str]:
         "database.md": {"tables": schema_tables.render()},
         "metrics.md": {"metrics": lists.render_metrics()},
         "settings.md": {"settings": lists.render_settings()},
+        "operate/why-did-my-token-fail.md": {"reasons": lists.render_reasons()},
     }
     made = {
         "openapi.json": openapi_document.render(document),

@@ -68,6 +68,11 @@ REMEDIES: dict[str, tuple[str, str, str]] = {
         "Compare the id: the issuer's key identifier and the serial number (RFC 9773).",
     ),
     "unknown-device": ("404", "no device has this serial", "Compare the serial."),
+    "unknown-validation": (
+        "404",
+        "the audit log has no such validation, or no longer",
+        "Search for it again.",
+    ),
     "method-not-allowed": ("405", "the path has other methods", "`Allow` lists them."),
     "request-timeout": (
         "408",

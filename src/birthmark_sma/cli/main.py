@@ -25,6 +25,7 @@ from birthmark_sma.cli.commands import (
     renewals,
     secrets,
     tables,
+    validations,
 )
 from birthmark_sma.cli.commands.backup import backup, restore
 from birthmark_sma.cli.commands.doctor import doctor
@@ -95,6 +96,7 @@ for group, name in (
     (tables.app, "tables"),
     (ca.app, "ca"),
     (history.app, "history"),
+    (validations.app, "validations"),
     (keys.app, "keys"),
     (secrets.app, "secrets"),
 ):

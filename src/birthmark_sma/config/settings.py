@@ -68,6 +68,7 @@ _DATABASE = (
     *("renewals order", "renewals list", "renewals cancel"),
     *("tables show", "tables list", "tables stragglers", "tables end", "tables exposure"),
     *("ca show", "ca list", "history prune", "history partitions"),
+    *("validations list", "validations show"),
     *("keys create", "keys list", "keys revoke", "keys rotate"),
 )
 _ABUSE = (*_SERVE, "devices flagged")

@@ -101,6 +101,7 @@ from birthmark_sma.errors.register import (
     UnknownCertificateError,
     UnknownDeviceError,
     UnknownFlagError,
+    UnknownValidationError,
 )
 from birthmark_sma.errors.storage import (
     AbandonedWorkError,
@@ -200,6 +201,7 @@ __all__ = [
     "UnknownCertificateError",
     "UnknownDeviceError",
     "UnknownFlagError",
+    "UnknownValidationError",
     "UnopenedCameraTokenError",
     "WrongClockError",
     "WrongSecretError",

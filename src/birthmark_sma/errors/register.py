@@ -50,6 +50,10 @@ class DeviceDescriptionRefusedError(AuthorityError):
     """A device's family or app version is empty, too long, or contains control characters."""
 
 
+class UnknownValidationError(AuthorityError):
+    """The audit log has no such validation, or none with this request id."""
+
+
 class UnknownDeviceError(AuthorityError):
     """No device with this serial is registered."""
 

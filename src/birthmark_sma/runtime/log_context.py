@@ -23,6 +23,9 @@ class LoggedRequest(Protocol):
     awaited_answer: AwaitedAnswer | None
     """`storage.group_commit` sets it. The HTTP protocol calls its `leave` method when the
     connection closes."""
+    request_id: str
+    began: int
+    """The start of the request, in nanoseconds of `perf_counter_ns`."""
 
 
 WORKING_FOR: ContextVar[Callable[[], Sequence[LoggedRequest]] | None] = ContextVar(

@@ -18,6 +18,7 @@ from starlette.types import Scope
 
 from birthmark_sma.authority.access.caller import Caller
 from birthmark_sma.authority.access.session_store import Session
+from birthmark_sma.protocol.verdict import Reason
 from birthmark_sma.runtime.log_context import WORKING_FOR, AwaitedAnswer, current_requests
 from birthmark_sma.web.routes import BY_RAW_PATH, Route, find_by_tail
 
@@ -85,6 +86,8 @@ class RequestContext:
     status: int = 0
     """The status of the response; 0 until it begins."""
     trace: Trace | None = None
+    reasons: Sequence[Reason] = ()
+    """The reasons of the verdicts, for the log only: no response may contain them."""
     awaited_answer: AwaitedAnswer | None = None
     """The verdicts that wait for the writer, or that are on their way to the caller."""
     caller_left: bool = False

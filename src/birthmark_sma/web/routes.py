@@ -163,6 +163,7 @@ TABLE = (
     _page("/dashboard/certificates/download"),
     _page("/dashboard/device"),
     _page("/dashboard/device/certificate"),
+    _page("/dashboard/validation"),
     _page("/dashboard/figures"),
     _page("/dashboard/validations.csv"),
     _page("/dashboard/validations.jsonl"),

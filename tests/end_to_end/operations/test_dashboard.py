@@ -124,6 +124,13 @@ def test_a_person_clicks_through_every_page(
         for name, place in PLACES.items():
             page.goto(place)
             look(watched, f"{kind}-{name}", width)
+        page.goto("/dashboard/validations?device=camera-1")
+        page.locator("tbody tr td a").first.click()
+        expect(page.get_by_role("heading", level=1)).to_have_text("Validation")
+        look(watched, f"{kind}-validation", width)
+        page.locator("dd a[href*=request_id]").click()
+        expect(page.locator("tbody tr")).to_have_count(1)
+        look(watched, f"{kind}-validations-of-a-request", width)
         page.get_by_role("button", name="Sign out").click()
         expect(page.get_by_role("heading", level=1)).to_have_text("Sign in")
         page.goto("/dashboard")

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from birthmark_sma.protocol.verdict import Reason
 from birthmark_sma.runtime.background_output import BackgroundOutput
 from birthmark_sma.web.logs.setup import LogStyle, note_left_out
 from birthmark_sma.web.middleware.request_metrics import RequestLog
@@ -68,6 +69,8 @@ def test_one_line_a_request(start_server: Start) -> None:
         )
         refused = client.post(VALIDATE, json={}, headers={"X-Request-ID": "refused-1"})
         assert refused.headers["x-request-id"] == refused.json()["request_id"] == "refused-1"
+        batch = {"tokens": [wire(camera.token()), wire(camera.token(master_key=bytes(32))), {}]}
+        client.post(f"{VALIDATE}/batch", json=batch, headers={"X-Request-ID": "batch-1"})
         unnamed = client.get("/sma_abcdefghij_secret/%1b%0a", params={"key": "sma_secret"})
         assert unnamed.status_code == 404
     last = unnamed.headers["x-request-id"]
@@ -79,13 +82,43 @@ def test_one_line_a_request(start_server: Start) -> None:
     assert (direct["method"], direct["path"], direct["status"]) == ("POST", VALIDATE, 200)
     assert (direct["key"], direct["address"]) == ("-", "127.0.0.1")
     assert 0 < direct["duration_ms"] < 60_000
+    assert (direct["verdict"], direct["reason"]) == ("PASS", "genuine")
+    assert logged["batch-1"]["verdicts"] == {"PASS": 1, "FAIL": 1}
+    assert logged["batch-1"]["reasons"] == {"genuine": 1, "not_opened": 1}
     assert logged["refused-1"]["status"] == 422
+    assert not {"verdict", "reason", "verdicts"} & logged["refused-1"].keys()
     assert logged[last]["path"].startswith("/sma_...")
     assert "secret" not in said
     needles = {"NUC hash": camera.nuc_hash, "nonce": token.nonce}
     needles |= {f"table {n}": key for n, key in camera.table_keys.items()}
     needles["encrypted"] = token.encrypted_nuc_hash
     assert found_in(said.encode(), needles) == []
+
+
+@pytest.mark.parametrize(
+    ("path", "reasons", "ending"),
+    [
+        (VALIDATE, [Reason.NOT_OPENED], "  FAIL not_opened\n"),
+        (
+            f"{VALIDATE}/batch",
+            [Reason.GENUINE, Reason.GENUINE, Reason.NOT_OPENED],
+            "  2 genuine, 1 not_opened\n",
+        ),
+        (VALIDATE, [], " the-id\n"),
+    ],
+)
+def test_a_line_for_people_ends_with_the_verdict(
+    path: str, reasons: list[Reason], ending: str
+) -> None:
+    reader, writer = os.pipe()
+    output = BackgroundOutput(writer, note_left_out(LogStyle.PLAIN))
+    context = make_context(path, "POST", headers=[(b"x-request-id", b"the-id")])
+    context.reasons = reasons
+    RequestLog(output, look=LogStyle.PLAIN).note(context, 1_000)
+    assert os.read(reader, 65_536).decode().endswith(ending)
+    output.close()
+    os.close(reader)
+    os.close(writer)
 
 
 def test_nobody_waits_for_the_log() -> None:

@@ -105,14 +105,19 @@ def test_a_row_without_a_partition_is_kept_and_moved(database: Database) -> None
     assert rows_of(database, "SELECT * FROM validation_history ORDER BY id") == before
 
 
-def test_new_partitions_have_the_index(database: Database) -> None:
+def test_new_partitions_have_the_indexes(database: Database) -> None:
     """Whether they were empty or not."""
     note(database, today() + 8 * DAY)
     make(database, today() + DAY)
     indexed = rows_of(
-        database, "SELECT count(*) FROM pg_indexes WHERE tablename LIKE 'validation_history_2%'"
+        database,
+        "SELECT split_part(indexdef, '(', 2), count(*) FROM pg_indexes"
+        " WHERE tablename LIKE 'validation_history_2%' GROUP BY 1 ORDER BY 1",
     )
-    assert indexed == [(DAYS_AHEAD + 2,)]
+    assert indexed == [
+        ("request_id text_bloom_ops ", DAYS_AHEAD + 2),
+        ("validated_at)", DAYS_AHEAD + 2),
+    ]
 
 
 def test_rows_that_come_while_rows_move(database: Database) -> None:

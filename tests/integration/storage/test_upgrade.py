@@ -23,12 +23,15 @@ from birthmark_sma.authority.key_tables import store as key_table_store
 from birthmark_sma.authority.key_tables.epochs import TableState
 from birthmark_sma.authority.renewal import orders
 from birthmark_sma.authority.validation import replay_ledger
+from birthmark_sma.authority.validation.records import AuditRow
 from birthmark_sma.authority.validation.store import make_store
+from birthmark_sma.authority.validation.validation_details import find_request
 from birthmark_sma.protocol.replay import Repeat, SeenToken
 from birthmark_sma.storage.engine import Database, open_database
 from birthmark_sma.storage.migration import check_schema, migrate
 from birthmark_sma.storage.partitions import UNFORESEEN, list_partitions
 from birthmark_sma.storage.schema import HEAD_REVISION
+from tests.support.audit_rows import AuditWriter
 from tests.support.authorities import execute, migrate_to, rows_of
 from tests.support.counting import assert_counters_are_those_of_the_trail
 from tests.support.days import DAY, current_time, today
@@ -387,6 +390,22 @@ def test_an_upgrade_from_before_renewals(empty_database: Database) -> None:
         assert orders.list_orders(connection, limit=1) == []
     assert device.certificate_renewed_at is None
     assert (earlier.csr_sha256, earlier.exchanged_for, revocation) == (None, None, None)
+
+
+def test_an_upgrade_from_before_request_ids(empty_database: Database) -> None:
+    """Rows of before have none, and are found by everything else; a new row is found by it."""
+    migrate_to(empty_database, "0013")
+    now = current_time()
+    note(empty_database, now - DAY, "genuine", "camera-1")
+    migrate(empty_database)
+    check_schema(empty_database)
+    columns = "request_id, batch_position, token_digest, waited_us"
+    assert rows_of(empty_database, f"SELECT {columns} FROM validation_history") == [(None,) * 4]
+    new = AuditRow(bytes(48), 1, 1, "PASS", "genuine", "camera-1", now, None, request_id="new")
+    with empty_database.write() as transaction:
+        AuditWriter().write(transaction, [new])
+    [found] = find_request(empty_database, "new")
+    assert found.entry.validated_at == now
 
 
 def test_an_upgrade_puts_suspended_devices_on_hold(empty_database: Database) -> None:

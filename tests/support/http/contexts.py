@@ -13,6 +13,8 @@ class Asked:
     """A request whose caller can leave."""
 
     awaited_answer: AwaitedAnswer | None = None
+    request_id: str = "asked"
+    began: int = 0
 
     def leave(self) -> None:
         assert self.awaited_answer is not None

@@ -68,9 +68,11 @@ class SandboxValidator(Validator):
         caller: Caller,
         request: LoggedRequest | None = None,
         room: Reservation | None = None,
+        positions: Sequence[int] | None = None,
     ) -> "asyncio.Future[Answers[Validation]]":
         """Submit tokens as one batch, with the table id that `as_of_table` set."""
-        return super().submit_together([*map(_scripted, camera_tokens)], caller, request, room)
+        scripted = [*map(_scripted, camera_tokens)]
+        return super().submit_together(scripted, caller, request, room, positions)
 
     # --- in the writer thread
 

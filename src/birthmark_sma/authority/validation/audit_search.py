@@ -1,35 +1,56 @@
 """Search the audit log, newest rows first, in a bounded time.
 
-Called by the dashboard's page of validations and its export. The log has one index, on the time of
-the row, because each further index would cost every validation. A search with a filter therefore
-reads one time window after another, from new to old. It stops when the page is full or when its
-time is up, and returns the time back to which it has searched. The per-minute counters tell which
-windows can contain a match and how long a window may be. A search with a filter must never scan
-the whole log.
+Called by `sma validations`, and by the dashboard's pages of validations and their export. The log
+has an index on the time of the row. Each further index would cost every validation, so PostgreSQL
+alone has another one, a coarse one of the request ids. A search with a filter therefore reads one
+time window after another, from new to old. It stops when the page is full or when its time is up,
+and returns the time back to which it has searched. The per-minute counters tell which windows can
+contain a match and how long a window may be. A search with a filter must never scan the whole log.
+
+On PostgreSQL a search for a request id reads a day at a time (docs/adr/0018). A search for a token
+digest reads the replay ledger first, which says when the token was seen.
 """
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, Connection, and_, func, or_, select
+from sqlalchemy import ColumnElement, Connection, Select, and_, func, or_, select
 
 from birthmark_sma.authority.validation.records import floor_to_minute
+from birthmark_sma.authority.validation.store_postgresql import prefer_bitmap_scans
 from birthmark_sma.protocol.replay import Repeat
 from birthmark_sma.protocol.verdict import Reason, Verdict
-from birthmark_sma.storage.schema.validations import repeat_counters, validation_counters
+from birthmark_sma.storage.engine import Database
+from birthmark_sma.storage.outages.deadlines import LONG_SECONDS
+from birthmark_sma.storage.portable_sql import choose
+from birthmark_sma.storage.schema.validations import (
+    repeat_counters,
+    resubmitted_tokens,
+    sighted_tokens,
+    validation_counters,
+)
 from birthmark_sma.storage.schema.validations import validation_history as history
 
 SECONDS = 0.06
 """The default time limit of a search, in seconds. It is checked after each time window."""
+LOOK_UP_SECONDS = 2.0
+"""The time limit of a page that looks up a request id or a token digest."""
+_SECONDS_A_PART = 1.0  # of each transaction of a search without a time limit
 
 # A time window has up to this many rows, unless a single minute has more. It was 50,000 before each
 # page was measured over 10,000,000 rows: the time limit is checked only between two windows.
 _ROWS = 20_000
 _MINUTES = 1_000  # a time window has up to this many minutes with rows
 _MINUTE = timedelta(minutes=1)
+_MOST_OF_A_REQUEST = 5_000
+"""If a day has more rows of a request id than this, they are so many that time windows find them.
+A batch has up to 1,000 rows, and a caller may give all its requests the same id."""
+_LEDGER_ERROR = timedelta(seconds=15)
+"""How far the times of ledger and audit row may differ. Of two transactions with one token, the one
+that judged it first may write its ledger row second."""
 _END_OF_TIME = datetime(9000, 1, 1, tzinfo=UTC)  # later than every row: where a search starts
 
 _counters = validation_counters.c
@@ -51,6 +72,15 @@ class AuditEntry(NamedTuple):
     key_index: int
     caller: str | None
     request_ip: str | None
+    request_id: str | None
+    batch_position: int | None
+    token_digest: bytes | None
+    waited_us: int | None
+
+    @property
+    def cursor(self) -> "Cursor":
+        """Return the position of this row."""
+        return Cursor(self.validated_at, self.id)
 
 
 class Cursor(NamedTuple):
@@ -58,6 +88,24 @@ class Cursor(NamedTuple):
 
     validated_at: datetime
     id: int
+
+    def __str__(self) -> str:
+        """Return the position as a text for URLs and command lines."""
+        return f"{self.validated_at.astimezone(UTC).isoformat()}_{self.id}"
+
+    @classmethod
+    def parse(cls, text: str) -> "Cursor":
+        """Return the position of a text. Raises ValueError if it is none."""
+        moment, _, number = text.partition("_")
+        fault = ValueError(f"{text!r} is no place in the audit log")
+        try:
+            at = datetime.fromisoformat(moment)
+            place = cls(at.astimezone(UTC), int(number))
+        except (ValueError, OverflowError):
+            raise fault from None
+        if at.tzinfo is None or not 0 <= place.id < 2**63:
+            raise fault
+        return place
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +122,16 @@ class AuditFilter:
     table_id: int | None = None
     caller: str | None = None
     """The id of an access key, or the address of a caller without an access key."""
+    request_id: str | None = None
+    token_digest: bytes | None = None
+    """The digest in the replay ledger (`protocol.camera_token.token_digest`): 16 bytes."""
     since: datetime | None = None
     until: datetime | None = None
+
+    @property
+    def looks_up(self) -> bool:
+        """Return True if few rows can match: those of a request or of a token."""
+        return self.request_id is not None or self.token_digest is not None
 
     @property
     def _reasons(self) -> set[Reason]:
@@ -116,17 +172,31 @@ def search(
     progress.
     """
     deadline = time.monotonic() + seconds
-    place = before or Cursor(wanted.until or _END_OF_TIME, 0)
+    if wanted.token_digest is not None:
+        wanted = _narrow_by_ledger(connection, wanted, wanted.token_digest)
+    place = before or Cursor(_END_OF_TIME, 0)
+    if wanted.until is not None:
+        place = min(place, Cursor(wanted.until, 0))
+    by_request = wanted.request_id is not None and _has_index_of_requests(connection)
     rows: list[AuditEntry] = []
     while True:
-        stretch = _next(connection, wanted, place) if wanted._is_narrow else _Stretch(None, place)
+        stretch: _Stretch | None = _Stretch(None, place)
+        if wanted._is_narrow:
+            stretch = _next(connection, wanted, place, whole_days=by_request)
         if stretch is None:
             return AuditPage(rows, None, None)
         # One row more than the page: it shows whether a next page exists.
-        rows += _select(connection, wanted, stretch, limit + 1 - len(rows))
+        left = limit + 1 - len(rows)
+        if by_request:
+            found = _select_of_request(connection, wanted, stretch)
+            if found is None:
+                by_request = False  # from now on by time windows
+                continue
+            rows += found[:left]
+        else:
+            rows += _select(connection, wanted, stretch, left)
         if len(rows) > limit:
-            last = rows[limit - 1]
-            return AuditPage(rows[:limit], Cursor(last.validated_at, last.id), None)
+            return AuditPage(rows[:limit], rows[limit - 1].cursor, None)
         if stretch.begins is None:
             return AuditPage(rows, None, None)
         place = Cursor(stretch.begins, 0)
@@ -136,6 +206,38 @@ def search(
             return AuditPage(rows, place, stretch.begins)
 
 
+def search_whole(
+    database: Database, wanted: AuditFilter, *, limit: int, before: Cursor | None = None
+) -> AuditPage:
+    """Return a page as `search` does, however long it takes.
+
+    No transaction is open for long, because an old snapshot keeps the database from cleaning up.
+    """
+    rows: list[AuditEntry] = []
+    while True:
+        with database.read(LONG_SECONDS) as connection:
+            page = search(
+                connection, wanted, limit=limit - len(rows), before=before, seconds=_SECONDS_A_PART
+            )
+        rows += page.rows
+        if page.looked_back_to is None:
+            return page._replace(rows=rows)
+        if len(rows) == limit:
+            return page._replace(rows=rows, looked_back_to=None)
+        before = page.older
+
+
+def find_entry(connection: Connection, place: Cursor) -> AuditEntry | None:
+    """Return the row at a position, or None if there is none."""
+    columns = history.c
+    row = connection.execute(
+        select(*(columns[name] for name in AuditEntry._fields)).where(
+            columns.validated_at == place.validated_at, columns.id == place.id
+        )
+    ).first()  # there is more than one if somebody has doubled it
+    return None if row is None else AuditEntry(*row)
+
+
 class _Stretch(NamedTuple):
     """A time window: from the minute `begins` (None: the oldest row) up to the cursor `ends`."""
 
@@ -143,12 +245,46 @@ class _Stretch(NamedTuple):
     ends: Cursor
 
 
-def _next(connection: Connection, wanted: AuditFilter, place: Cursor) -> _Stretch | None:
-    """Return the newest time window before `place` that may contain a match, or None."""
+def _narrow_by_ledger(connection: Connection, wanted: AuditFilter, digest: bytes) -> AuditFilter:
+    """Return the filter for the time between the first and the last submission of a token.
+
+    A token that the ledger does not know is searched for like anything else.
+    """
+    first, last = connection.execute(
+        select(
+            select(sighted_tokens.c.first_seen_at)
+            .where(sighted_tokens.c.digest == digest)
+            .scalar_subquery(),
+            select(func.max(resubmitted_tokens.c.last_seen_at))
+            .where(resubmitted_tokens.c.digest == digest)
+            .scalar_subquery(),
+        )
+    ).one()
+    if first is None:
+        return wanted
+    since, until = first - _LEDGER_ERROR, max(first, last or first) + _LEDGER_ERROR
+    return replace(
+        wanted, since=max(since, wanted.since or since), until=min(until, wanted.until or until)
+    )
+
+
+def _has_index_of_requests(connection: Connection) -> bool:
+    return choose(connection, postgresql=True, sqlite=False)
+
+
+def _next(
+    connection: Connection, wanted: AuditFilter, place: Cursor, *, whole_days: bool
+) -> _Stretch | None:
+    """Return the newest time window before `place` that may contain a match, or None.
+
+    With `whole_days` it begins at midnight, however many rows the day has.
+    """
     minute = _next_minute(connection, wanted, place)
     if minute is None:
         return None
     ends = min(place, Cursor(minute + _MINUTE, 0))
+    if whole_days:
+        return _Stretch(minute.replace(hour=0, minute=0), ends)
     counted = connection.execute(
         select(_counters.minute, func.sum(_counters.times))
         .where(_counters.minute <= minute)
@@ -194,6 +330,29 @@ def _next_minute(connection: Connection, wanted: AuditFilter, place: Cursor) -> 
 def _select(
     connection: Connection, wanted: AuditFilter, stretch: _Stretch, limit: int
 ) -> Sequence[AuditEntry]:
+    """Return up to `limit` rows of a time window, newest first, by the index on the time."""
+    newest = _matching(wanted, stretch).order_by(history.c.validated_at.desc(), history.c.id.desc())
+    return [AuditEntry(*row) for row in connection.execute(newest.limit(limit))]
+
+
+def _select_of_request(
+    connection: Connection, wanted: AuditFilter, stretch: _Stretch
+) -> Sequence[AuditEntry] | None:
+    """Return all rows of a time window, newest first, by the index on the request id.
+
+    Return None if there are more than `_MOST_OF_A_REQUEST`.
+    """
+    # No ORDER BY: the index on the time must not be read instead.
+    query = _matching(wanted, stretch).limit(_MOST_OF_A_REQUEST + 1)
+    with prefer_bitmap_scans(connection):
+        rows = [AuditEntry(*row) for row in connection.execute(query)]
+    if len(rows) > _MOST_OF_A_REQUEST:
+        return None
+    return sorted(rows, key=lambda row: row.cursor, reverse=True)
+
+
+def _matching(wanted: AuditFilter, stretch: _Stretch) -> Select[Any]:
+    """Return the query of the rows of a time window that match the filter."""
     columns = history.c
     ends = stretch.ends
     # The first condition follows from the second, but only a plain comparison can use the index.
@@ -213,6 +372,8 @@ def _select(
         columns.repeat: wanted.repeat,
         columns.device_serial: wanted.device_serial,
         columns.table_id: wanted.table_id,
+        columns.request_id: wanted.request_id,
+        columns.token_digest: wanted.token_digest,
     }
     conditions += [column == value for column, value in exactly.items() if value is not None]
     if wanted.caller is not None:
@@ -223,10 +384,4 @@ def _select(
                 and_(columns.caller.is_(None), columns.request_ip == wanted.caller),
             )
         )
-    rows = connection.execute(
-        select(*(columns[name] for name in AuditEntry._fields))
-        .where(*conditions)
-        .order_by(columns.validated_at.desc(), columns.id.desc())
-        .limit(limit)
-    )
-    return [AuditEntry(*row) for row in rows]
+    return select(*(columns[name] for name in AuditEntry._fields)).where(*conditions)

@@ -33,6 +33,11 @@ class Attempt(NamedTuple):
     """The same ciphertext with other table ids: published cameras send all three of theirs."""
     request: object = None
     """An object that identifies its request; None if no rate limit counts its FAIL."""
+    request_id: str | None = None
+    began: int | None = None
+    """When the request began, in nanoseconds of `perf_counter_ns`."""
+    batch_position: int | None = None
+    """The index of the token in the body of a batch, from 0; None for a single token."""
 
 
 class Validation(NamedTuple):
@@ -110,7 +115,10 @@ class AuditRow(NamedTuple):
     """The row of the audit log for one judged camera token.
 
     `device_serial` is set if the device is known, also for a FAIL. `caller` is the id of the
-    caller's access key. `repeat` is the kind of repeat, or None for the first time.
+    caller's access key. `repeat` is the kind of repeat, or None for the first time. The tokens of
+    one request share its `request_id`, and two requests may have the same one. `token_digest` is
+    the token's digest in the replay ledger. `waited_us` is the time from the beginning of the
+    request to the judgement, in microseconds.
     """
 
     encrypted_nuc_hash: bytes
@@ -123,6 +131,10 @@ class AuditRow(NamedTuple):
     request_ip: str | None
     caller: str | None = None
     repeat: str | None = None
+    request_id: str | None = None
+    batch_position: int | None = None
+    token_digest: bytes | None = None
+    waited_us: int | None = None
 
 
 _time_and_reason = attrgetter("validated_at", "reason")

@@ -58,6 +58,8 @@ from birthmark_sma.storage.engine import Database
 from birthmark_sma.storage.group_commit import Batch, GroupCommit
 from birthmark_sma.storage.pool.pool import Pool, Reservation
 
+_MOST_MICROSECONDS = 2**31 - 1  # the greatest INTEGER of PostgreSQL: 35 minutes
+
 _log = logging.getLogger(__name__)
 
 
@@ -126,7 +128,8 @@ class Validator:
         DatabaseUnavailableError if the verdict could not be recorded, and then there is no verdict,
         or RateLimitedError if the caller has exceeded its limit of FAILs meanwhile.
         """
-        attempt = Attempt(camera_token, caller, derivation, alternatives, object())
+        named = _name_and_beginning(request)
+        attempt = Attempt(camera_token, caller, derivation, alternatives, object(), *named)
         return self._writer.submit_async(attempt, request, caller.partition)
 
     async def validate(self, camera_token: CameraToken, caller: Caller) -> Validation:
@@ -139,25 +142,37 @@ class Validator:
         caller: Caller,
         request: LoggedRequest | None = None,
         room: Reservation | None = None,
+        positions: Sequence[int] | None = None,
     ) -> "asyncio.Future[Answers[Validation]]":
         """Judge one or more tokens of one request in one transaction, in order.
+
+        `positions` are those of the tokens in the body of the request, if it was a batch.
 
         Raises PoolFullError or ShuttingDownError at once, for all of them; with `room` in
         the pool, it is never full. The future raises DatabaseUnavailableError for all; a
         RateLimitedError stands in the place of its token.
         """
-        identity = object()
-        attempts = [Attempt(each, caller, request=identity) for each in camera_tokens]
+        same = NORMATIVE, (), object(), *_name_and_beginning(request)
+        places: Sequence[int | None] = positions or [None] * len(camera_tokens)
+        attempts = [
+            Attempt(each, caller, *same, place)
+            for each, place in zip(camera_tokens, places, strict=True)
+        ]
         return self._writer.submit_together(attempts, request, caller.partition, room)
 
     def submit(
-        self, camera_token: CameraToken, caller: Caller, derivation: Derivation = NORMATIVE
+        self,
+        camera_token: CameraToken,
+        caller: Caller,
+        derivation: Derivation = NORMATIVE,
+        request_id: str | None = None,
     ) -> "Future[Validation]":
         """Judge a token, for a thread. Raises the errors of `submit_async`.
 
         No rate limit counts its FAIL.
         """
-        attempt = Attempt(camera_token, caller, derivation)
+        began = perf_counter_ns()
+        attempt = Attempt(camera_token, caller, derivation, (), None, request_id, began)
         return self._writer.submit(attempt, caller=caller.partition)
 
     @property
@@ -237,7 +252,7 @@ class Validator:
             judged = judge_in_turns(budget, judge, is_fail)
             answers, self._failed = judged, budget.failures
         self._rows = [
-            _audit_row(opening.attempt, answer)
+            _audit_row(opening.attempt, answer, self._begun)
             for opening, answer in zip(openings, answers, strict=True)
             if isinstance(answer, Validation)  # tokens that a rate limit refused have no row
         ]
@@ -354,8 +369,13 @@ def counts_as_fail(validation: Validation, policy: ReplayPolicy) -> bool:
     return validation.reason is not Reason.GENUINE and not is_withheld(validation, policy)
 
 
-def _audit_row(attempt: Attempt, validation: Validation) -> AuditRow:
+def _name_and_beginning(request: LoggedRequest | None) -> tuple[str | None, int | None]:
+    return (None, None) if request is None else (request.request_id, request.began)
+
+
+def _audit_row(attempt: Attempt, validation: Validation, judged: int) -> AuditRow:
     camera_token, caller, repeat = attempt.camera_token, attempt.caller, validation.repeat
+    began = attempt.began
     return AuditRow(  # in the order of its fields, as names would double the cost
         camera_token.encrypted_nuc_hash,
         camera_token.table_id,
@@ -366,4 +386,8 @@ def _audit_row(attempt: Attempt, validation: Validation) -> AuditRow:
         caller.address,
         caller.key_id,
         None if repeat is None else repeat.value,
+        attempt.request_id,
+        attempt.batch_position,
+        validation.digest,
+        None if began is None else min((judged - began) // 1_000, _MOST_MICROSECONDS),
     )

@@ -7,7 +7,8 @@ sent as one array for each column. Statements must be built from the fields of t
 
 import json
 import secrets
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
+from contextlib import contextmanager
 from datetime import date, datetime
 from typing import Any
 
@@ -138,6 +139,20 @@ WITH active AS (
 SELECT json_object_agg(device_serial, passes) FROM active
 WHERE passes > CAST(:least::text AS bigint)
 """)
+
+
+@contextmanager
+def prefer_bitmap_scans(connection: Connection) -> Iterator[None]:
+    """Answer the queries in this block by a bitmap of an index.
+
+    The planner expects that the BRIN index of a column without order leads to the whole table, and
+    would read that instead (docs/adr/0018).
+    """
+    connection.exec_driver_sql("SET LOCAL enable_seqscan = off")
+    connection.exec_driver_sql("SET LOCAL enable_indexscan = off")
+    yield  # after an error the transaction is over, and these settings with it
+    connection.exec_driver_sql("SET LOCAL enable_seqscan = on")
+    connection.exec_driver_sql("SET LOCAL enable_indexscan = on")
 
 
 class PostgresqlStore:

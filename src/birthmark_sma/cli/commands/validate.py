@@ -35,17 +35,21 @@ def validate(
     """
     from birthmark_sma.authority.access.caller import Caller
     from birthmark_sma.protocol.verdict import Verdict, rfc3339
+    from birthmark_sma.web.request_context import new_id
 
     require_sqlite_file(settings)  # before it waits for standard input
-    token = _parse(_read(camera_token))
+    token = parse_camera_token(read_file(camera_token))
     with existing_authority(settings) as authority:
-        validation = authority.validator.submit(token, Caller(None)).result()
+        request_id = new_id()
+        submitted = authority.validator.submit(token, Caller(None), request_id=request_id)
+        validation = submitted.result()
     shown = {
         "validation_result": validation.verdict.value,
         "reason": validation.reason.value,
         "device_serial": validation.device_serial,
         "device_family": validation.device_family,
         "timestamp": rfc3339(validation.validated_at),
+        "request_id": request_id,
     }
     if as_json:
         print_json(shown)
@@ -58,7 +62,8 @@ def validate(
         raise typer.Exit(exit_codes.FAILED)
 
 
-def _read(path: Path) -> bytes:
+def read_file(path: Path) -> bytes:
+    """Return the content of a file, or of standard input for `-`. Raises BadParameter."""
     if str(path) == "-":
         return sys.stdin.buffer.read()
     try:
@@ -67,7 +72,8 @@ def _read(path: Path) -> bytes:
         raise typer.BadParameter(f"{path} cannot be read: {error.strerror}.") from None
 
 
-def _parse(content: bytes) -> "CameraToken":
+def parse_camera_token(content: bytes) -> "CameraToken":
+    """Return the camera token in a JSON text. Raises MalformedCameraTokenError."""
     from birthmark_sma.web.api.models.validation import ValidateNucRequest
     from birthmark_sma.web.middleware.request_body import parse
     from birthmark_sma.web.problems import InvalidRequestError

@@ -31,5 +31,5 @@ __all__ = [
     "validations",
 ]
 
-HEAD_REVISION = "0013"
+HEAD_REVISION = "0015"
 """The Alembic revision that this program reads and writes."""

@@ -19,14 +19,29 @@ validation_history = Table(
     Column("request_ip", String(45)),
     Column("caller", String(16)),
     Column("repeat", String(16)),
+    Column("request_id", String(128)),
+    Column("batch_position", SmallInteger),
+    Column("token_digest", LargeBinary),
+    Column("waited_us", Integer),
 )
 """The audit log. It does not store the nonce, so a stolen copy contains no token to replay.
+
+The last four columns are NULL in rows from before they existed (docs/adr/0018).
 
 On PostgreSQL it is partitioned by `validated_at`, one partition for each UTC day
 (`storage.partitions`), and has no primary key: nothing looks up an `id`, and the index would slow
 down every validation.
 """
 Index("validation_history_validated_at_idx", validation_history.c.validated_at)
+Index(
+    "validation_history_request_id_idx",
+    validation_history.c.request_id,
+    postgresql_using="brin",
+    postgresql_ops={
+        "request_id": "text_bloom_ops(n_distinct_per_range=2500, false_positive_rate=0.01)"
+    },
+    postgresql_with={"pages_per_range": 64, "autosummarize": "on"},
+).ddl_if(dialect="postgresql")
 
 validation_counters = Table(
     "validation_counters",

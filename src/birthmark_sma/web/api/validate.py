@@ -99,6 +99,7 @@ async def judge(
         # The limit of FAILs was reached meanwhile, so the header fields are set again.
         show_quotas(context, authority.rate_limits, Kind.VALIDATE, context.known_caller)
         raise
+    context.reasons = (validation.reason,)
     check_repeat(validation, authority.settings.replay)
     return validation
 

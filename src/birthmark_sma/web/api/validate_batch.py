@@ -95,8 +95,7 @@ async def validate_batch(request: ApiRequest) -> ASGIApp:
         # Malformed elements cost as much as others.
         consume(context, limits, Kind.VALIDATE, caller, len(tokens))
         elements = [element async for element in parse_elements(tokens)]
-        camera_tokens = [each for each in elements if isinstance(each, CameraToken)]
-        judged = await _judge(request, camera_tokens, len(tokens), room)
+        judged = await _judge(request, elements, room)
     try:
         results = await _phrase_all(request, elements, judged)
     except DatabaseUnavailableError:
@@ -109,16 +108,16 @@ async def validate_batch(request: ApiRequest) -> ASGIApp:
 
 
 async def _judge(
-    request: ApiRequest, camera_tokens: Sequence[CameraToken], cost: int, room: Reservation
+    request: ApiRequest, elements: Sequence[CameraToken | str], room: Reservation
 ) -> Sequence[Validation | BirthmarkError]:
     """Submit the well-formed tokens to the validator and return an answer for each.
 
-    With a shared rate limit store, `cost` units are taken from the store first. Raises
+    With a shared rate limit store, a unit for each element is taken from the store first. Raises
     RateLimitedError if the caller has gathered too many FAILs.
     """
     context, authority = request.context, request.server.authority
     caller, limits, settings = context.known_caller, authority.rate_limits, authority.settings
-    shared = limits.shared
+    shared, cost = limits.shared, len(elements)
     if shared:
         if context.trace is not None:
             context.trace.parsed()
@@ -128,8 +127,11 @@ async def _judge(
     judged: Sequence[Validation | BirthmarkError] = ()
     try:
         end_if_cancelled()
+        positions, camera_tokens = _tokens_of(elements)
         if camera_tokens:
-            future = authority.validator.submit_together(camera_tokens, caller, context, room)
+            future = authority.validator.submit_together(
+                camera_tokens, caller, context, room, positions
+            )
             request.server.deadlines.add(future, settings.answer_timeout)
             judged = await future
     finally:
@@ -143,7 +145,18 @@ async def _judge(
     if judged and isinstance(judged[0], RateLimitedError):
         show_quotas(context, limits, Kind.VALIDATE, caller)
         raise judged[0]
+    context.reasons = [each.reason for each in judged if isinstance(each, Validation)]
     return judged
+
+
+def _tokens_of(elements: Sequence[CameraToken | str]) -> tuple[list[int], list[CameraToken]]:
+    """Return the well-formed tokens and their positions in the batch."""
+    positions, tokens = [], []
+    for position, each in enumerate(elements):
+        if isinstance(each, CameraToken):
+            positions.append(position)
+            tokens.append(each)
+    return positions, tokens
 
 
 async def _phrase_all(

@@ -1,4 +1,4 @@
-"""Dashboard page "Validations": filter the audit log, page through it, export CSV or JSON Lines.
+"""Dashboard pages of validations: filter the audit log, page through it, export it, open one row.
 
 An export reads `_A_PIECE` rows at a time, each piece in a transaction of its own. So its memory is
 bounded, and it never blocks the database or other pages. All exports of a process share one lock
@@ -18,13 +18,14 @@ from fastapi import APIRouter
 from sqlalchemy import Connection
 from starlette.responses import Response, StreamingResponse
 
-from birthmark_sma.authority.validation import audit_search
+from birthmark_sma.authority.validation import audit_search, validation_details
 from birthmark_sma.authority.validation.audit_search import AuditEntry, AuditFilter, Cursor
 from birthmark_sma.protocol.replay import Repeat
 from birthmark_sma.protocol.verdict import Reason, Verdict
 from birthmark_sma.web.dashboard.query_params import (
     link,
     parse_choice,
+    parse_digest,
     parse_name,
     parse_number,
     parse_text,
@@ -36,6 +37,7 @@ from birthmark_sma.web.middleware.timeouts import run_with_timeout
 from birthmark_sma.web.server_state import ApiRequest
 
 LIST = "/dashboard/validations"
+ONE = "/dashboard/validation"
 CSV = "/dashboard/validations.csv"
 JSON_LINES = "/dashboard/validations.jsonl"
 
@@ -67,13 +69,18 @@ async def list_validations(request: ApiRequest) -> Response:
         "caller": wanted.caller,
         "since": _as_text(wanted.since),
         "until": _as_text(wanted.until),
+        "request_id": wanted.request_id,
+        "token_digest": None if wanted.token_digest is None else wanted.token_digest.hex(),
     }
+    seconds = audit_search.LOOK_UP_SECONDS if wanted.looks_up else audit_search.SECONDS
 
     def read(connection: Connection) -> dict[str, Any]:
-        found = audit_search.search(connection, wanted, limit=_A_PAGE, before=before)
+        found = audit_search.search(
+            connection, wanted, limit=_A_PAGE, before=before, seconds=seconds
+        )
         older = None
         if found.older is not None:
-            older = link(LIST, query | {"before": _as_query(found.older)})
+            older = link(LIST, query | {"before": found.older})
         return {
             "rows": found.rows,
             "looked_back_to": found.looked_back_to,
@@ -91,6 +98,30 @@ async def list_validations(request: ApiRequest) -> Response:
         }
 
     return await render_page(request, "validations.html", read)
+
+
+@router.get(ONE)
+async def show_validation(request: ApiRequest) -> Response:
+    """Show one validation: what was asked, the reason in words, the caller, earlier submissions."""
+    place = _place_of(request, "at")
+    if place is None:
+        raise refused("at is the place of a validation.")
+
+    def read(connection: Connection) -> dict[str, Any]:
+        found = validation_details.find_validation(connection, place)
+        entry = found.entry
+        return {
+            "found": found,
+            "entry": entry,
+            "story": found.story,
+            "names": validation_details.name_callers(connection, [found]),
+            "of_request": link(LIST, {"request_id": entry.request_id}),
+            "of_token": None
+            if entry.token_digest is None
+            else link(LIST, {"token_digest": entry.token_digest.hex()}),
+        }
+
+    return await render_page(request, "validation.html", read)
 
 
 @router.get(CSV)
@@ -162,6 +193,8 @@ def _cell(value: object) -> object:
     """Return a CSV cell. Text that a spreadsheet would run as a formula gets a leading quote."""
     if isinstance(value, datetime):
         return _as_time(value)
+    if isinstance(value, bytes):
+        return value.hex()
     if isinstance(value, str) and value.startswith(_FORMULA):
         return "'" + value
     return value
@@ -169,9 +202,15 @@ def _cell(value: object) -> object:
 
 def _as_json_lines(rows: Sequence[AuditEntry]) -> str:
     return "".join(
-        json.dumps(row._asdict() | {"validated_at": _as_time(row.validated_at)}) + "\n"
+        json.dumps({name: _as_json(value) for name, value in row._asdict().items()}) + "\n"
         for row in rows
     )
+
+
+def _as_json(value: object) -> object:
+    if isinstance(value, datetime):
+        return _as_time(value)
+    return value.hex() if isinstance(value, bytes) else value
 
 
 def _as_time(moment: datetime) -> str:
@@ -189,31 +228,20 @@ def _filter_of(request: ApiRequest) -> AuditFilter:
         caller=parse_text(request, "caller"),
         since=parse_time(request, "since"),
         until=parse_time(request, "until"),
+        request_id=parse_text(request, "request_id"),
+        token_digest=parse_digest(request, "token_digest"),
     )
 
 
-def _place_of(request: ApiRequest) -> Cursor | None:
-    """Return the cursor in the query parameter `before`, or None. Raises RequestError."""
-    value = parse_text(request, "before")
+def _place_of(request: ApiRequest, name: str = "before") -> Cursor | None:
+    """Return the cursor in a query parameter, or None. Raises RequestError."""
+    value = parse_text(request, name)
     if value is None:
         return None
-    fault = refused("before is a place that an earlier page named.")
-    named, _, number = value.partition("_")
     try:
-        moment = datetime.fromisoformat(named)
-        if moment.tzinfo is None:
-            raise fault
-        # Inside "try": near datetime.min and datetime.max the conversion to UTC overflows.
-        place = Cursor(moment.astimezone(UTC), int(number))
-    except (ValueError, OverflowError):
-        raise fault from None
-    if not 0 <= place.id < 2**63:
-        raise fault
-    return place
-
-
-def _as_query(place: Cursor) -> str:
-    return f"{place.validated_at.astimezone(UTC).isoformat()}_{place.id}"
+        return Cursor.parse(value)
+    except ValueError:
+        raise refused(f"{name} is a place that an earlier page named.") from None
 
 
 def _as_text(moment: datetime | None) -> str | None:

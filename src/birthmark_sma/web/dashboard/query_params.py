@@ -7,11 +7,13 @@ An empty value counts as absent.
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from enum import StrEnum
+from string import hexdigits
 from typing import TypeVar
 from urllib.parse import urlencode
 
 from starlette.requests import Request
 
+from birthmark_sma.protocol.camera_token import DIGEST_BYTES
 from birthmark_sma.web.problems import RequestError
 
 Choice = TypeVar("Choice", bound=StrEnum)
@@ -69,6 +71,20 @@ def parse_number(request: Request, name: str) -> int | None:
     if not (value.isascii() and value.isdigit() and int(value) <= _MOST_INTEGER):
         raise refused(f"{name} is a whole number.")
     return int(value)
+
+
+def parse_digest(request: Request, name: str) -> bytes | None:
+    """Return the digest of a camera token, or None. Raises RequestError unless it is 32 hex digits.
+
+    Pairs of digits may be separated by colons, as certificates show them.
+    """
+    value = parse_text(request, name)
+    if value is None:
+        return None
+    digits = value.replace(":", "")
+    if len(digits) != 2 * DIGEST_BYTES or not set(digits) <= set(hexdigits):
+        raise refused(f"{name} has {2 * DIGEST_BYTES} hex digits.")
+    return bytes.fromhex(digits)
 
 
 def parse_time(request: Request, name: str) -> datetime | None:

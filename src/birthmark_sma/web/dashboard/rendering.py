@@ -103,6 +103,8 @@ def _environment() -> Environment:
         "counted": counted,
         "moment": moment,
         "stamp": stamp,
+        "exact": exact,
+        "milliseconds": milliseconds,
         "parts": parts,
         "day": day,
         "size": size,
@@ -136,6 +138,13 @@ def moment(value: datetime | None) -> Markup:
 def stamp(value: datetime | None) -> Markup:
     """Format a time to the second, without its zone, for columns whose head names the zone."""
     return _time(value, "%Y-%m-%d %H:%M:%S")
+
+
+def exact(value: datetime | None) -> Markup:
+    """Format a time to the millisecond, with its zone."""
+    if value is None:
+        return _time(None, "")
+    return _time(value, f"%Y-%m-%d %H:%M:%S.{value.microsecond // 1000:03} UTC")
 
 
 def day(value: datetime | None) -> Markup:

@@ -9,8 +9,10 @@ own.
 import json
 import re
 import time
+from collections import Counter as Tally
 from time import monotonic, perf_counter_ns
 
+from birthmark_sma.protocol.verdict import TEXTS
 from birthmark_sma.runtime import metrics
 from birthmark_sma.runtime.background_output import BackgroundOutput, count_left_out
 from birthmark_sma.runtime.percentiles import Snapshots, quantile
@@ -112,7 +114,8 @@ class RequestLog:
                 f'{{"timestamp":"{self._stamp}.{int(now % 1 * 1000):03}Z","level":"info",'
                 f'"event":"request","method":"{context.method}","path":{_path(context.path)},'
                 f'"status":{status},"duration_ms":{nanoseconds / 1e6:.3f},"key":"{key}",'
-                f'"address":"{who}","request_id":"{context.request_id}"}}\n'
+                f'"address":"{who}","request_id":"{context.request_id}"'
+                f"{_verdicts_as_json(context)}}}\n"
             )
         else:
             colour, dim, reset = "", "", ""
@@ -122,7 +125,8 @@ class RequestLog:
                 f"{dim}{self._stamp}.{int(now % 1 * 1000):03}{reset}"
                 f"  {colour}{status or 'left':<4}{reset}{nanoseconds / 1e6:>9.1f} ms"
                 f"  {context.method:<4} {_path(context.path)[1:-1]}"
-                f"  {dim}{who}{'' if key == '-' else ' ' + key} {context.request_id}{reset}\n"
+                f"  {dim}{who}{'' if key == '-' else ' ' + key} {context.request_id}{reset}"
+                f"{_verdicts_as_text(context)}\n"
             )
         self._output.put(line.encode())
 
@@ -132,6 +136,27 @@ def _path(path: str) -> str:
     if _PLAIN.fullmatch(path) and len(path) <= _MOST_PATH_CHARACTERS and "sma_" not in path:
         return f'"{path}"'
     return json.dumps(without_keys(path[:_MOST_PATH_CHARACTERS]))
+
+
+def _verdicts_as_json(context: RequestContext) -> str:
+    """Return the verdict and reason of a token, or how often a batch has each; "" without any."""
+    reasons = context.reasons
+    if not reasons:
+        return ""
+    if not context.route.batch:
+        verdict, reason = TEXTS[reasons[0]]
+        return f',"verdict":"{verdict}","reason":"{reason}"'
+    verdicts = json.dumps(Tally(each.verdict.value for each in reasons))
+    return f',"verdicts":{verdicts},"reasons":{json.dumps(Tally(each.value for each in reasons))}'
+
+
+def _verdicts_as_text(context: RequestContext) -> str:
+    if not context.reasons:
+        return ""
+    if not context.route.batch:
+        return "  {} {}".format(*TEXTS[context.reasons[0]])
+    counts = Tally(each.value for each in context.reasons)
+    return "  " + ", ".join(f"{times} {reason}" for reason, times in counts.items())
 
 
 class RequestMetrics:

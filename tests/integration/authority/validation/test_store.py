@@ -64,6 +64,10 @@ class _WiderRow(NamedTuple):
     request_ip: str | None
     caller: str | None
     repeat: str | None
+    request_id: str | None
+    batch_position: int | None
+    token_digest: bytes | None
+    waited_us: int | None
     milliseconds: int | None
     intake: str | None
     captured_at: datetime | None

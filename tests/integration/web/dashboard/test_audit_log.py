@@ -40,7 +40,7 @@ def every_row(client: httpx2.Client, **query: str) -> list[str]:
     found: list[str] = []
     while True:
         assert page.status_code == 200, page.text
-        found += re.findall(r"<tr><td><time datetime=\"([^\"]+)\"", page.text)
+        found += re.findall(r"<tr><td><a href=\"[^\"]+\"><time datetime=\"([^\"]+)\"", page.text)
         following = re.search(r'rel="next" href="([^"]+)"', page.text)
         if following is None:
             return found
@@ -67,6 +67,55 @@ def test_pages_and_filters(running: Running) -> None:
         assert f'value="{serial}"' in page.text
 
 
+def test_a_request_and_a_token_are_found(running: Running) -> None:
+    """And one validation opens, with the words for its reason and the other submissions."""
+    named = {"X-Request-ID": f"+{new_serial()}".replace(" ", "-")}
+    with running.client(headers=PAGE) as client:
+        camera = Camera.provisioned(client, new_serial())
+        body = {"tokens": [wire(camera.token(key_index=n)) for n in range(3)]}
+        client.post(f"{VALIDATE}/batch", json=body, headers=named)
+        client.post(f"{VALIDATE}", json=body["tokens"][1])
+        request_id = named["X-Request-ID"]
+        assert len(every_row(client, request_id=request_id)) == 3
+        assert len(every_row(client, request_id=request_id, result="FAIL")) == 0
+        page = client.get(LIST, params={"request_id": request_id})
+        links = re.findall(r'<tr><td><a href="([^"]+)"', page.text)
+        one = client.get(unescape(links[1]))
+        assert one.status_code == 200
+        assert_strict(one)
+        for text in (
+            request_id,
+            camera.serial,
+            "element 1 of a batch",
+            "Nothing needs to be done.",
+        ):
+            assert text in one.text
+        assert "1 time, last" in one.text
+        found = re.search(r'href="([^"]*token_digest=([0-9a-f]{32}))"', one.text)
+        assert found is not None
+        assert len(every_row(client, token_digest=found[2])) == 2
+        assert len(every_row(client, token_digest=found[2].upper(), repeat="replayed")) == 1
+        exported = client.get(f"{LIST}.jsonl", params={"request_id": request_id}).text
+        rows = [json.loads(line) for line in exported.splitlines()]
+        assert [row["batch_position"] for row in rows] == [2, 1, 0]
+        assert rows[1]["token_digest"] == found[2]
+        table = client.get(f"{LIST}.csv", params={"request_id": request_id}).text
+        assert {row["request_id"] for row in csv.DictReader(io.StringIO(table))} == {
+            f"'{request_id}"
+        }, "no formula"
+
+
+def test_a_validation_that_is_not_there(running_on_sqlite: Running) -> None:
+    """Retention may have deleted it since the page was opened."""
+    with running_on_sqlite.client(headers=PAGE) as client:
+        place = "2020-01-01T00:00:00+00:00_1"
+        gone = client.get("/dashboard/validation", params={"at": place})
+        assert gone.status_code == 404
+        assert "no such validation" in gone.text
+        for query in ({}, {"at": "x"}, {"at": "2020-01-01T00:00:00_1"}):
+            assert client.get("/dashboard/validation", params=query).status_code == 422
+
+
 @pytest.mark.parametrize("start", ["=", "+", "-", "@", "\uff1d", "\uff20"])
 def test_no_serial_is_a_formula(running_on_sqlite: Running, start: str) -> None:
     """In a spreadsheet: neither what begins with these signs, nor with those of full width."""
@@ -89,6 +138,10 @@ def test_no_serial_is_a_formula(running_on_sqlite: Running, start: str) -> None:
         {"since": "0001-01-01T00:00+14:00"},
         {"before": "2026-01-01T00:00:00_1"},
         {"before": "x"},
+        {"request_id": "x" * 129},
+        {"token_digest": "00" * 15},
+        {"token_digest": "0x" + "00" * 15},
+        {"token_digest": "\u0661" * 32},
         {"before": "0001-01-01T00:00:00+23:59_5"},
         {"before": "9999-12-31T23:59:59-23:59_5"},
         {"before": "2026-01-01T00:00:00+00:00_" + "9" * 40},

@@ -97,6 +97,11 @@ def test_verdicts_by_table_id_and_by_header(each_sandbox: Running, reason: Reaso
         batch = client.post(BATCH, json={"tokens": [token_for(scenario.table_id)]})
         [result] = batch.json()["results"]
         assert result["validation_result"] == reason.verdict.value
+        rows = each_sandbox.rows(
+            "SELECT reason, batch_position FROM validation_history WHERE request_id = ?",
+            batch.headers["x-request-id"],
+        )
+        assert rows == [(reason.value, 0)]
 
 
 def test_without_a_scenario_it_is_an_authority(each_sandbox: Running) -> None:

@@ -1,0 +1,300 @@
+"""`sma validations list` and `show`: search the audit log, and tell why a camera token failed.
+
+The search is in `authority/validation/audit_search.py`, and what is known about a validation in
+`authority/validation/validation_details.py`. The commands read only. They are for the operator: a
+caller must never get the reasons.
+"""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer import Argument, Option
+
+from birthmark_sma.cli.durations import parse_duration
+from birthmark_sma.cli.opening import existing_database
+from birthmark_sma.cli.options import Json, command
+from birthmark_sma.cli.output import print_fields, print_json, print_line, print_table, waiting
+from birthmark_sma.counts import counted
+from birthmark_sma.protocol.key_table import MAX_WIRE_INTEGER
+from birthmark_sma.protocol.replay import Repeat
+from birthmark_sma.protocol.verdict import Reason, Verdict
+
+if TYPE_CHECKING:
+    from birthmark_sma.authority.validation.audit_search import AuditEntry
+    from birthmark_sma.authority.validation.validation_details import ValidationDetails
+    from birthmark_sma.config import Settings
+    from birthmark_sma.storage.engine import Database
+
+app = typer.Typer(
+    no_args_is_help=True, help="Search the audit log, and tell why a camera token failed."
+)
+
+_DIGEST_HEX = 32
+_HOW_TO_GIVE_TIMES = "a time such as 2026-11-30T09:00 (UTC), or how long ago: 90m, 12h, 7d"
+
+
+@command(app, "validations list")
+def list_(
+    settings: "Settings",
+    result: Annotated[Verdict | None, Option(help="The verdict.")] = None,
+    reason: Annotated[Reason | None, Option(help="The reason of the verdict.")] = None,
+    repeat: Annotated[Repeat | None, Option(help="The kind of repeat.")] = None,
+    device: Annotated[str | None, Option(help="The device's serial, in any case.")] = None,
+    table: Annotated[
+        int | None, Option(min=0, max=MAX_WIRE_INTEGER, help="The key table of the token.")
+    ] = None,
+    caller: Annotated[
+        str | None,
+        Option(help="The id of the caller's access key, or the address of one without a key."),
+    ] = None,
+    request_id: Annotated[
+        str | None, Option(help="The X-Request-ID of the response, whole.")
+    ] = None,
+    token_digest: Annotated[
+        str | None, Option(help="The digest of the camera token: 32 hex digits.")
+    ] = None,
+    camera_token: Annotated[
+        Path | None,
+        Option(help="A JSON file with the camera token, in place of its digest; - reads stdin."),
+    ] = None,
+    since: Annotated[str | None, Option(help=f"Not before: {_HOW_TO_GIVE_TIMES}.")] = None,
+    until: Annotated[str | None, Option(help="Before this time, as --since.")] = None,
+    limit: Annotated[int, Option(min=1, max=10_000, help="The number of rows to list.")] = 50,
+    before: Annotated[
+        str | None, Option(help="Continue here: the place that the page before named.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """List validated camera tokens, the newest first. Several criteria are combined."""
+    from birthmark_sma.authority.validation.audit_search import AuditFilter, search_whole
+
+    digests = _digests_of(token_digest, camera_token)
+    place = _parse_place(before)
+    with existing_database(settings) as database, waiting("Searching"):
+        now = database.clock.now()
+        for digest in digests:
+            wanted = AuditFilter(
+                result=result,
+                reason=reason,
+                repeat=repeat,
+                device_serial=_find_serial(database, device),
+                table_id=table,
+                caller=caller,
+                since=_parse_time(since, "--since", now),
+                until=_parse_time(until, "--until", now),
+                request_id=request_id,
+                token_digest=digest,
+            )
+            page = search_whole(database, wanted, limit=limit, before=place)
+            if page.rows:
+                break
+    if as_json:
+        older = None if page.older is None else str(page.older)
+        print_json({"validations": [entry_as_json(each) for each in page.rows], "older": older})
+        return
+    if not page.rows:
+        print_line("No validation is like that.")
+        return
+    print_table(
+        ["TIME (UTC)", "RESULT", "REASON", "DEVICE", "TABLE", "KEY", "CALLER", "REQUEST ID"],
+        [_row(each) for each in page.rows],
+        numbers={"TABLE", "KEY"},
+    )
+    if page.older is not None:
+        print_line(f"\nFor the next page: --before '{page.older}'")
+
+
+@command(app, "validations show")
+def show(
+    settings: "Settings",
+    request_id: Annotated[
+        str, Argument(help="The X-Request-ID of the response, or of the caller's own request.")
+    ],
+    as_json: Json = False,
+) -> None:
+    """Show all camera tokens of a request: verdict, reason, and what to do about it.
+
+    Several requests may have one id, if a caller sent it more than once. The exit code is 5 if
+    nothing is found.
+    """
+    from birthmark_sma.authority.validation.validation_details import find_request, name_callers
+
+    with existing_database(settings) as database, waiting("Searching"):
+        found = find_request(database, request_id)
+        with database.read() as connection:
+            names = name_callers(connection, found)
+    if as_json:
+        listed = [_details_as_json(each) for each in found]
+        print_json({"request_id": request_id, "validations": listed})
+    elif len(found) == 1:
+        _print_one(found[0], names)
+    else:
+        _print_many(found, names)
+
+
+def _print_one(found: "ValidationDetails", names: dict[str, str]) -> None:
+    entry, story = found.entry, found.story
+    waited = "-" if entry.waited_us is None else f"{entry.waited_us / 1_000:,.1f} ms"
+    fields = [
+        ("result", _coloured(entry.validation_result)),
+        ("reason", f"{entry.reason}\n{found.reason.meaning}"),
+        ("what to do", found.reason.advice),
+        ("validated at", f"{entry.validated_at:%Y-%m-%d %H:%M:%S.%f} UTC"),
+        ("judged after", waited),
+        ("request id", entry.request_id or "-"),
+        ("device", entry.device_serial or "-"),
+        ("key table", str(entry.table_id)),
+        ("key index", str(entry.key_index)),
+        ("token digest", "-" if entry.token_digest is None else entry.token_digest.hex()),
+        ("caller", _caller(entry, names)),
+        ("repeat", "no" if found.repeat is None else f"{entry.repeat}\n{found.repeat.meaning}"),
+    ]
+    if entry.batch_position is not None:
+        fields.append(("position", f"element {entry.batch_position} of a batch, from 0"))
+    if story is not None:
+        first = _identity_with_name(story.first_caller, names)
+        fields.append(("first seen", f"{story.first_seen_at:%Y-%m-%d %H:%M:%S.%f} UTC, {first}"))
+        again = [
+            f"{counted(each.times, 'time')}, last {each.last_seen_at:%Y-%m-%d %H:%M:%S.%f} UTC,"
+            f" {_identity_with_name(each.caller, names)}"
+            for each in story.resubmissions
+        ]
+        if again:
+            fields.append(("seen again", "\n".join(again)))
+    print_fields(fields)
+
+
+def _print_many(found: "Sequence[ValidationDetails]", names: dict[str, str]) -> None:
+    rows = []
+    for each in found:
+        entry = each.entry
+        position = "-" if entry.batch_position is None else str(entry.batch_position)
+        digest = "-" if entry.token_digest is None else entry.token_digest.hex()
+        rows.append([position, *_row(entry)[:-2], entry.repeat or "-", digest])
+    columns = ["POSITION", "TIME (UTC)", "RESULT", "REASON", "DEVICE", "TABLE", "KEY"]
+    numbers = {"POSITION", "TABLE", "KEY"}
+    print_table([*columns, "REPEAT", "TOKEN DIGEST"], rows, numbers=numbers)
+    print_line()
+    callers = sorted({_caller(each.entry, names) for each in found})
+    fields = [("caller", "\n".join(callers))]
+    explained = {each.entry.reason: each.reason for each in found}
+    fields += [(name, f"{each.meaning}\n{each.advice}") for name, each in explained.items()]
+    repeats = {each.entry.repeat: each.repeat for each in found}
+    fields += [
+        (str(name), f"{each.meaning}\n{each.advice}") for name, each in repeats.items() if each
+    ]
+    print_fields(fields)
+
+
+def _row(entry: "AuditEntry") -> list[str]:
+    return [
+        f"{entry.validated_at:%Y-%m-%d %H:%M:%S.%f}"[:-3],
+        entry.validation_result,
+        entry.reason,
+        entry.device_serial or "-",
+        str(entry.table_id),
+        str(entry.key_index),
+        entry.caller or entry.request_ip or "this machine",
+        entry.request_id or "-",
+    ]
+
+
+def entry_as_json(entry: "AuditEntry") -> dict[str, Any]:
+    """Return a row of the audit log for JSON output."""
+    digest = entry.token_digest
+    return entry._asdict() | {"token_digest": None if digest is None else digest.hex()}
+
+
+def _details_as_json(found: "ValidationDetails") -> dict[str, Any]:
+    story = found.story
+    return entry_as_json(found.entry) | {
+        "meaning": found.reason.meaning,
+        "advice": found.reason.advice,
+        "first_seen_at": None if story is None else story.first_seen_at,
+        "first_caller": None if story is None else story.first_caller,
+        "seen_again": [] if story is None else [each._asdict() for each in story.resubmissions],
+    }
+
+
+def _caller(entry: "AuditEntry", names: dict[str, str]) -> str:
+    address = entry.request_ip or "this machine"
+    if entry.caller is None:
+        return f"{address}, without an access key"
+    return f"{_identity_with_name(f'key:{entry.caller}', names)}, from {address}"
+
+
+def _identity_with_name(identity: str, names: dict[str, str]) -> str:
+    return f"{identity} ({names[identity]})" if identity in names else identity
+
+
+def _coloured(verdict: str) -> str:
+    passed = verdict == Verdict.PASS
+    return typer.style(verdict, fg=typer.colors.GREEN if passed else typer.colors.RED, bold=True)
+
+
+def _digests_of(text: str | None, file: Path | None) -> "Sequence[bytes | None]":
+    """Return the digests to search for, in turn: a token has one for each key derivation."""
+    from birthmark_sma.cli.commands.validate import parse_camera_token, read_file
+    from birthmark_sma.protocol.camera_token import token_digest
+    from birthmark_sma.protocol.key_derivation import NORMATIVE, PUBLISHED_CLIENTS
+
+    if file is not None:
+        if text is not None:
+            raise typer.BadParameter("Give --token-digest or --camera-token, not both.")
+        token = parse_camera_token(read_file(file))
+        return [token_digest(token, derivation) for derivation in (NORMATIVE, PUBLISHED_CLIENTS)]
+    if text is None:
+        return [None]
+    try:
+        digest = bytes.fromhex(text)
+    except ValueError:
+        digest = b""
+    if len(text) != _DIGEST_HEX or len(digest) != _DIGEST_HEX // 2:
+        raise typer.BadParameter("A token digest has 32 hex digits.", param_hint="--token-digest")
+    return [digest]
+
+
+def _find_serial(database: "Database", name: str | None) -> str | None:
+    """Return the serial of a device, or the name itself if no such device is registered now."""
+    from birthmark_sma.authority.devices.revocation import find_named
+    from birthmark_sma.authority.devices.store import find_devices_named
+
+    if name is None:
+        return None
+    with database.read() as connection:
+        if not find_devices_named(connection, name):
+            return name
+        return find_named(connection, name).device_serial
+
+
+def _parse_place(text: str | None) -> Any:
+    from birthmark_sma.authority.validation.audit_search import Cursor
+
+    try:
+        return None if text is None else Cursor.parse(text)
+    except ValueError:
+        raise typer.BadParameter(
+            "This is no place that a page named.", param_hint="--before"
+        ) from None
+
+
+def _parse_time(text: str | None, option: str, now: datetime) -> datetime | None:
+    """Return a time that is given as such, or as a duration before now."""
+    if text is None:
+        return None
+    try:
+        moment = datetime.fromisoformat(text)
+        return (moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment).astimezone(UTC)
+    except ValueError:
+        pass
+    except OverflowError:
+        raise typer.BadParameter(f"{text} is out of range.", param_hint=option) from None
+    try:
+        return now - parse_duration(text, option, may_be_zero=True)
+    except typer.BadParameter:
+        raise typer.BadParameter(
+            f"{text!r} is no time. Give {_HOW_TO_GIVE_TIMES}.", param_hint=option
+        ) from None
