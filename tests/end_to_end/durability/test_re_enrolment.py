@@ -12,6 +12,7 @@ import pytest
 
 from birthmark_sma.authority.devices import re_enrolments
 from tests.end_to_end.conftest import Start
+from tests.support.actors import ACTOR
 from tests.support.cameras.camera import (
     PROVISION,
     VALIDATE,
@@ -73,7 +74,7 @@ def test_no_device_has_two_identities_or_none(start_server: Start) -> None:
 def allow(running: Running, serial: str) -> None:
     """Give the operator's permission, in the database, as a command for each takes long."""
     with running.database() as database:
-        re_enrolments.allow(database, serial, timedelta(hours=1), "olga")
+        re_enrolments.allow(database, serial, timedelta(hours=1), ACTOR)
 
 
 def enrol_until_killed(

@@ -29,6 +29,7 @@ from birthmark_sma.storage.engine import Database, open_database
 from birthmark_sma.storage.migration import check_schema, migrate
 from birthmark_sma.storage.partitions import UNFORESEEN, list_partitions
 from birthmark_sma.storage.schema import HEAD_REVISION
+from tests.support.actors import ACTOR
 from tests.support.authorities import execute, migrate_to, rows_of
 from tests.support.counting import assert_counters_are_those_of_the_trail
 from tests.support.days import DAY, current_time, today
@@ -409,7 +410,7 @@ def test_an_upgrade_puts_suspended_devices_on_hold(empty_database: Database) -> 
         "certificate_hold",
         revocation.revoked_at,
     )
-    assert change_device(empty_database, "device-1", reinstate("me")) == "device-1"
+    assert change_device(empty_database, "device-1", reinstate(ACTOR)) == "device-1"
     with empty_database.read() as connection:
         assert ca_store.list_revocations(connection) == []
 

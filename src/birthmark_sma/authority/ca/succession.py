@@ -15,6 +15,8 @@ from pathlib import Path
 from cryptography import x509
 from sqlalchemy import Connection
 
+from birthmark_sma.authority.acts import trail
+from birthmark_sma.authority.acts.actor import ActKind, Actor
 from birthmark_sma.authority.ca import store as ca_store
 from birthmark_sma.authority.ca.ceremony import (
     finish_ceremony,
@@ -35,9 +37,7 @@ from birthmark_sma.config import Settings
 from birthmark_sma.errors import (
     CaStateError,
     ConfigurationError,
-    NotInitialisedError,
     RotationError,
-    UnknownCaError,
 )
 from birthmark_sma.pki import certificates, names, profiles
 from birthmark_sma.pki.crl import OLDEST_INVALIDITY
@@ -77,8 +77,11 @@ class Successions:
     PrivateFileError, and DatabaseUnavailableError.
     """
 
-    def __init__(self, database: Database, settings: Settings, *, dry_run: bool = False) -> None:
+    def __init__(
+        self, database: Database, settings: Settings, actor: Actor, *, dry_run: bool = False
+    ) -> None:
         self._database = database
+        self._actor = actor
         self._settings = settings
         self._dry_run = dry_run
 
@@ -91,8 +94,8 @@ class Successions:
         an intermediate is prepared already, and IssuerExpiredError if the root has expired.
         """
         with self._alone() as cas:
-            active = _active(cas, CaRole.INTERMEDIATE)
-            root = _active(cas, CaRole.ROOT)
+            active = ca_store.pick_active(cas, CaRole.INTERMEDIATE)
+            root = ca_store.pick_active(cas, CaRole.ROOT)
             for each in self._prepared(cas, root):
                 raise CaStateError(
                     f"{each.name} is prepared already. To let it sign, type: sma ca rotate"
@@ -109,7 +112,7 @@ class Successions:
                     ca_store.add_ca(transaction, new, now)
                 add_root_crl(transaction, root_signer)
 
-            self._act(add)
+            self._act(ActKind.CA_PREPARE if prepare_only else ActKind.CA_ROTATE, add)
         if prepare_only:
             return Succession(active.name, added=(new.name,))
         return Succession(new.name, added=(new.name,), retiring=(active.name,))
@@ -120,24 +123,24 @@ class Successions:
         Needs no key of a root. Raises UnknownCaError, or CaStateError if it is not prepared.
         """
         with self._alone() as cas:
-            chosen = _find(cas, name)
-            active = _active(cas, CaRole.INTERMEDIATE)
+            chosen = ca_store.pick(cas, name)
+            active = ca_store.pick_active(cas, CaRole.INTERMEDIATE)
             if chosen.state is not CaState.PREPARED:
                 raise CaStateError(f"{name} is {chosen.state.value}, so it cannot become active.")
-            if chosen.issuer != _active(cas, CaRole.ROOT).name:
+            if chosen.issuer != ca_store.pick_active(cas, CaRole.ROOT).name:
                 raise CaStateError(
                     f"{name} belongs to {chosen.issuer}, which is retiring. For one under the"
                     " active root, type: sma ca rotate --prepare-only"
                 )
 
-            if not self._prepared([chosen], _find(cas, chosen.issuer)):
+            if not self._prepared([chosen], ca_store.pick(cas, chosen.issuer)):
                 raise CaStateError(f"The certificate of {name} has ended.")
 
             def change(transaction: Connection, now: datetime) -> None:
                 _set(transaction, active, CaState.RETIRING, now)
                 _set(transaction, chosen, CaState.ACTIVE, now)
 
-            self._act(change)
+            self._act(ActKind.CA_ACTIVATE, change)
         return Succession(name, retiring=(active.name,))
 
     def compromise(
@@ -151,16 +154,16 @@ class Successions:
         CaStateError if it is no intermediate, or if `since` is in the future or before 1970.
         """
         with self._alone() as cas:
-            gone = _find(cas, name)
+            gone = ca_store.pick(cas, name)
             self._check_compromise(gone, since)
             is_known = gone.state is CaState.COMPROMISED
             if is_known and since in {None, gone.invalid_since}:
-                return Succession(_active(cas, CaRole.INTERMEDIATE).name)
-            signers = {gone.issuer: self._root_signer(_find(cas, gone.issuer))}
+                return Succession(ca_store.pick_active(cas, CaRole.INTERMEDIATE).name)
+            signers = {gone.issuer: self._root_signer(ca_store.pick(cas, gone.issuer))}
             successor: StoredCa | None = None
             is_new = False
             if gone.state is CaState.ACTIVE:
-                root = _active(cas, CaRole.ROOT)
+                root = ca_store.pick_active(cas, CaRole.ROOT)
                 signers.setdefault(root.name, self._root_signer(root))
                 prepared = self._prepared(cas, root)
                 is_new = not prepared
@@ -181,8 +184,8 @@ class Successions:
                 for signer in signers.values():
                     add_root_crl(transaction, signer)
 
-            self._act(change)
-        active = _active(cas, CaRole.INTERMEDIATE) if successor is None else successor
+            self._act(ActKind.CA_COMPROMISE, change)
+        active = ca_store.pick_active(cas, CaRole.INTERMEDIATE) if successor is None else successor
         added = (active.name,) if is_new else ()
         return Succession(active.name, added=added, compromised=name)
 
@@ -193,7 +196,10 @@ class Successions:
         root signs the list of trusted roots. Raises IssuerExpiredError if it has expired.
         """
         with self._alone() as cas:
-            old, active = _active(cas, CaRole.ROOT), _active(cas, CaRole.INTERMEDIATE)
+            old, active = (
+                ca_store.pick_active(cas, CaRole.ROOT),
+                ca_store.pick_active(cas, CaRole.INTERMEDIATE),
+            )
             old_signer = self._root_signer(old)
             signer = ca_keys.generate(key_type or _key_type(old.load()))
             new = self._new_root(cas, signer)
@@ -226,7 +232,7 @@ class Successions:
                 signature = sign_trust_list(roots, old.load(), old_signer)
                 ca_store.put_roots_signature(transaction, signature)
 
-            self._act(change)
+            self._act(ActKind.CA_ROLL_ROOT, change)
             if not self._dry_run:
                 finish_ceremony(self._database, self._settings)
         added = (new.name, *(each.name for each in crosses), intermediate.name)
@@ -244,7 +250,9 @@ class Successions:
         key_type: CaKeyType | None,
     ) -> StoredCa:
         """Return a new intermediate of `root`, with its key wrapped."""
-        signer = ca_keys.generate(key_type or _key_type(_active(cas, CaRole.INTERMEDIATE).load()))
+        signer = ca_keys.generate(
+            key_type or _key_type(ca_store.pick_active(cas, CaRole.INTERMEDIATE).load())
+        )
         number = _next_number(cas, CaRole.INTERMEDIATE)
         issuer = root.load()
         prepared = certificates.prepare_intermediate(
@@ -267,7 +275,7 @@ class Successions:
 
     def _new_root(self, cas: Sequence[StoredCa], signer: Signer) -> StoredCa:
         number = _next_number(cas, CaRole.ROOT)
-        old = _active(cas, CaRole.ROOT).load()
+        old = ca_store.pick_active(cas, CaRole.ROOT).load()
         prepared = certificates.prepare_root(
             signer.public_key,
             now=self._database.clock.now(),
@@ -320,11 +328,14 @@ class Successions:
             with self._database.read() as connection:
                 yield ca_store.list_cas(connection)
 
-    def _act(self, change: Callable[[Connection, datetime], None]) -> None:
-        """Run a change in one transaction; roll it back in a dry run."""
+    def _act(self, kind: ActKind, change: Callable[[Connection, datetime], None]) -> None:
+        """Run a change in one transaction, and record it; roll it back in a dry run."""
 
         def work(transaction: Connection) -> None:
+            before = ca_store.describe_states(transaction)
             change(transaction, self._database.clock.now())
+            changed = trail.compare(before, ca_store.describe_states(transaction))
+            trail.record(transaction, self._actor, kind, changed)
             if self._dry_run:
                 raise _DryRun
 
@@ -373,20 +384,6 @@ def _retire_ended(transaction: Connection, cas: Sequence[StoredCa], now: datetim
             and each.load().not_valid_after_utc < now
         ):
             _set(transaction, each, CaState.RETIRED, now)
-
-
-def _active(cas: Sequence[StoredCa], role: CaRole) -> StoredCa:
-    for each in cas:
-        if each.role is role and each.state is CaState.ACTIVE:
-            return each
-    raise NotInitialisedError
-
-
-def _find(cas: Sequence[StoredCa], name: str) -> StoredCa:
-    for each in cas:
-        if each.name == name:
-            return each
-    raise UnknownCaError(f"There is no CA {name}. To see all, type: sma ca list")
 
 
 def _next_number(cas: Sequence[StoredCa], role: CaRole) -> int:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import typer
 from typer import Argument, Option
 
+from birthmark_sma.cli.actor import find_actor
 from birthmark_sma.cli.durations import parse_duration
 from birthmark_sma.cli.opening import existing_database
 from birthmark_sma.cli.options import Json, command
@@ -129,7 +130,7 @@ def create(
 
     terms = options.terms(name)
     with existing_database(settings) as database:
-        issued = create_key(database, terms)
+        issued = create_key(database, terms, find_actor())
     _print_issued(issued, as_json=as_json)
 
 
@@ -168,7 +169,7 @@ def revoke(settings: "Settings", key: NameOrId, as_json: Json = False) -> None:
     from birthmark_sma.authority.access.keys import revoke_key
 
     with existing_database(settings) as database:
-        revoked = revoke_key(database, key)
+        revoked = revoke_key(database, key, find_actor())
     if as_json:
         print_json({"name": revoked.name, "id": revoked.key_id, "state": "revoked"})
     else:
@@ -191,7 +192,7 @@ def rotate(
 
     longer = parse_duration(grace, "--grace", may_be_zero=True)
     with existing_database(settings) as database:
-        issued = rotate_key(database, key, longer)
+        issued = rotate_key(database, key, longer, find_actor())
     _print_issued(issued, as_json=as_json)
     if not as_json:
         until = f"valid until {datetime.now(UTC) + longer:%Y-%m-%d %H:%M} UTC"

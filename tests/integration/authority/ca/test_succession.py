@@ -34,6 +34,7 @@ from birthmark_sma.errors import (
 from birthmark_sma.pki.keys.ca_keys import CaKeyType
 from birthmark_sma.protocol.verdict import Reason
 from birthmark_sma.storage.locks import AdvisoryLock, only_one
+from tests.support.actors import ACTOR
 from tests.support.authorities import new_camera, opened, openssl, quiet, request_for, rows_of
 from tests.support.cameras.camera import public_pem
 from tests.support.devices.acts import revoke_device
@@ -54,7 +55,7 @@ ACTIVE, RETIRING, PREPARED = CaState.ACTIVE, CaState.RETIRING, CaState.PREPARED
 
 def successions(authority: Authority, **named: Any) -> Successions:
     """Return the acts on an open authority."""
-    return Successions(authority.database, authority.settings, **named)
+    return Successions(authority.database, authority.settings, ACTOR, **named)
 
 
 def follow(authority: Authority) -> None:
@@ -550,6 +551,7 @@ def test_a_rotation_of_secrets_wraps_the_keys_of_all_cas(
         NewSecret(new_ca_password=other, new_kek_file=None),  # type: ignore[arg-type]
         quiet,
         wait=lambda _: None,
+        actor=ACTOR,
     )
     assert (done.left.total, done.rewrapped.ca_keys) == (0, 2)
     changed = settings.model_copy(

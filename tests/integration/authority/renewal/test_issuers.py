@@ -10,6 +10,7 @@ from birthmark_sma.authority.authority import Authority
 from birthmark_sma.authority.ca.issuers import Issuer
 from birthmark_sma.authority.ca.succession import Successions
 from birthmark_sma.authority.provisioning.issuance import CheckedRequest
+from tests.support.actors import ACTOR
 from tests.support.authorities import rows_of
 from tests.support.cameras.renewed import new_device, renew
 
@@ -36,7 +37,7 @@ def test_the_active_intermediate_signs(
 ) -> None:
     """The register, the chain of the response and the certificate name the same issuer."""
     device = new_device(authority, "camera")
-    act(Successions(authority.database, authority.settings))
+    act(Successions(authority.database, authority.settings, actor=ACTOR))
     request = device.request()
     for is_repetition in (False, True):
         renewed = renew(authority, request)
@@ -61,7 +62,7 @@ def test_a_repetition_gets_the_chain_of_its_certificate(authority: Authority) ->
     device = new_device(authority, "camera")
     request = device.request()
     first = renew(authority, request)
-    Successions(authority.database, authority.settings).rotate()
+    Successions(authority.database, authority.settings, actor=ACTOR).rotate()
     new_device(authority, "another")  # notices the rotation
     again = renew(authority, request)
     assert again.is_repetition
@@ -83,7 +84,7 @@ def test_an_intermediate_that_is_replaced_before_the_commit(
     ) -> x509.Certificate:
         certificate = issue(checked, issuer, now)
         if not issuers:
-            Successions(authority.database, authority.settings).rotate()
+            Successions(authority.database, authority.settings, actor=ACTOR).rotate()
         issuers.append(issuer)
         return certificate
 

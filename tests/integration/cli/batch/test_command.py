@@ -25,6 +25,7 @@ from birthmark_sma.authority.access.caller import Caller
 from birthmark_sma.authority.initialisation import initialise
 from birthmark_sma.config import Settings
 from birthmark_sma.protocol.verdict import Verdict
+from tests.support.actors import ACTOR
 from tests.support.authorities import PASSPHRASE, opened, quiet, small_settings
 from tests.support.cameras.camera import Camera, csr_pem, new_key, public_pem, sealed_fields
 from tests.support.databases.postgres import Postgres
@@ -153,7 +154,7 @@ def found(tmp_path: Path, database_url: str) -> Factory:
     """Found an authority for a factory."""
     settings = small_settings(tmp_path, database_url)
     give_schema(settings.resolved_database_url)
-    initialise(settings, quiet)
+    initialise(settings, quiet, actor=ACTOR)
     (tmp_path / "batch").mkdir()
     return Factory(settings, tmp_path / "batch")
 
@@ -466,7 +467,7 @@ def test_another_authority_touches_nothing(factory: Factory, tmp_path: Path) -> 
     (pending / "a.jsonl").write_bytes(whole)
     (tmp_path / "other").mkdir()
     other = small_settings(tmp_path / "other", None)
-    initialise(other, quiet)
+    initialise(other, quiet, actor=ACTOR)
     elsewhere = Factory(other, factory.directory)
     for written in (b"", whole[:-1], whole):
         factory.path("results.jsonl").write_bytes(written)

@@ -18,6 +18,7 @@ from birthmark_sma.protocol.verdict import DeviceStatus
 from birthmark_sma.storage.engine import Database
 from tests.integration.web.dashboard.conftest import PAGE
 from tests.integration.web.dashboard.test_rendering import assert_strict
+from tests.support.actors import ACTOR
 from tests.support.authorities import execute
 from tests.support.cameras.camera import VALIDATE, Camera, wire
 from tests.support.programs.running import Running, new_serial, wait_until
@@ -223,9 +224,9 @@ def test_who_changed_a_device_and_why(running_on_sqlite: Running) -> None:
         page = client.get("/dashboard/device", params={"serial": serial})
         assert "On the list" not in page.text
         with running_on_sqlite.database() as database:
-            change_device(database, serial, states.retire("<the> operator"))
+            change_device(database, serial, states.retire(ACTOR))
             listed = client.get("/dashboard/devices", params={"q": serial, "status": "retired"})
-            change_device(database, serial, states.revoke("another", "key_compromise", since))
+            change_device(database, serial, states.revoke(ACTOR, "key_compromise", since))
         page = client.get("/dashboard/device", params={"serial": serial})
     assert_strict(listed)
     for text in (serial, "retired", "cessation_of_operation", "&lt;the&gt; operator"):
@@ -236,15 +237,15 @@ def test_who_changed_a_device_and_why(running_on_sqlite: Running) -> None:
 
 
 def suspend(database: Database, serial: str) -> None:
-    change_device(database, serial, states.suspend("me"))
+    change_device(database, serial, states.suspend(ACTOR))
 
 
 def revoke(database: Database, serial: str) -> None:
-    change_device(database, serial, states.revoke("me", "superseded"))
+    change_device(database, serial, states.revoke(ACTOR, "superseded"))
 
 
 def retire(database: Database, serial: str) -> None:
-    change_device(database, serial, states.retire("me"))
+    change_device(database, serial, states.retire(ACTOR))
 
 
 def expire(database: Database, serial: str) -> None:

@@ -17,6 +17,7 @@ from jwcrypto import jwe, jwk
 
 from birthmark_sma.authority.devices import re_enrolments
 from birthmark_sma.protocol.bundle import format_time
+from tests.support.actors import ACTOR
 from tests.support.authorities import execute
 from tests.support.cameras.camera import (
     PROVISION,
@@ -496,7 +497,7 @@ def test_a_lost_key_has_no_grace_period(client: httpx2.Client, running: Running)
     device = RenewingDevice.provisioned(client)
     expire(running, device, datetime.now(UTC) - timedelta(days=1))
     with running.database() as database:
-        re_enrolments.allow(database, device.serial, timedelta(days=1), "olga")
+        re_enrolments.allow(database, device.serial, timedelta(days=1), ACTOR)
     body = provision_body(device.serial, csr=csr_pem(new_key(), device.serial))
     del body["device_public_key"]
     response = client.post(PROVISION, json=body)
