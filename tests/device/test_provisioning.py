@@ -49,9 +49,9 @@ from birthmark_sma.pki.keys.key_policy import (
 from birthmark_sma.pki.keys.recipient_key import recipient_urn
 from birthmark_sma.protocol.verdict import Verdict
 from tests.device.conftest import StartCamera
-from tests.support.actors import ACTOR
 from tests.support.authorities import new_camera
 from tests.support.cameras.camera import csr_pem, new_key, public_pem
+from tests.support.devices.actors import ACTOR
 from tests.support.http.faulty_server import Behaviour, FaultyServer
 from tests.support.http.tls import TestCa
 from tests.support.in_process import (

@@ -8,7 +8,7 @@ from typing import Any
 from birthmark_sma.authority.access.keys import IssuedKey, KeyTerms, create_key
 from birthmark_sma.authority.access.store import KeyScope, change_key
 from birthmark_sma.storage.engine import Database
-from tests.support.actors import ACTOR
+from tests.support.devices.actors import ACTOR
 from tests.support.programs.commands import sma
 from tests.support.programs.running import Running, query, start, wait_until
 from tests.support.programs.server import server_environ

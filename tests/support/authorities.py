@@ -24,8 +24,8 @@ from birthmark_sma.authority.provisioning.service import Provisioned, Provisioni
 from birthmark_sma.config import Settings, load_settings
 from birthmark_sma.storage import migration
 from birthmark_sma.storage.engine import Database
-from tests.support.actors import ACTOR
 from tests.support.cameras.camera import Camera, new_key, public_pem
+from tests.support.devices.actors import ACTOR
 from tests.support.schemas import give_schema
 
 PASSPHRASE = "a passphrase for tests alone"

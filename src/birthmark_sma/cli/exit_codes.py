@@ -26,7 +26,7 @@ _CODES: tuple[tuple[int, tuple[type[errors.BirthmarkError], ...]], ...] = (
     (CONFLICT, (errors.AlreadyInitialisedError, errors.ConflictError, errors.RotationError)),
     (CONFLICT, (errors.TableRotationError,)),
     (CONFLICT, (errors.UnknownDeviceError, errors.UnknownAccessKeyError, errors.UnknownFlagError)),
-    (CONFLICT, (errors.RenewalOrderError, errors.UnknownCaError)),
+    (CONFLICT, (errors.RenewalOrderError, errors.UnknownCaError, errors.UnknownActError)),
     (CONFIGURATION, (errors.ConfigurationError, errors.WrongSecretError, errors.PrivateFileError)),
     (
         CONFIGURATION,

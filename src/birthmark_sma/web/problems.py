@@ -204,6 +204,7 @@ TABLE = (
         detail="Nothing is at this path. /docs lists all paths.",
     ),
     Problem(404, "unknown-device", "Unknown device", errors.UnknownDeviceError),
+    Problem(404, "unknown-act", "Unknown act", errors.UnknownActError),
     Problem(
         *(404, "crl-not-published", "Revocation list not published"),
         errors.RootCrlNotPublishedError,

@@ -9,7 +9,7 @@ from birthmark_sma.authority.devices.states import Act, Effect, StatusChange, ju
 from birthmark_sma.errors import DeviceStatusError
 from birthmark_sma.pki.crl import HOLD, REASONS
 from birthmark_sma.protocol.verdict import DeviceStatus
-from tests.support.actors import ACTOR
+from tests.support.devices.actors import ACTOR
 
 NOW = datetime(2026, 5, 1, tzinfo=UTC)
 DAY = timedelta(days=1)

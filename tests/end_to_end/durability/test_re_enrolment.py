@@ -12,7 +12,6 @@ import pytest
 
 from birthmark_sma.authority.devices import re_enrolments
 from tests.end_to_end.conftest import Start
-from tests.support.actors import ACTOR
 from tests.support.cameras.camera import (
     PROVISION,
     VALIDATE,
@@ -21,6 +20,7 @@ from tests.support.cameras.camera import (
     new_key,
     wire,
 )
+from tests.support.devices.actors import ACTOR
 from tests.support.programs.running import Running, new_serial
 from tests.support.soak import times
 

@@ -21,12 +21,13 @@ from tests.support.programs.browser import (
     watched_page,
 )
 
-PAGES = ("Overview", "Devices", "Validations", "Key tables", "Certificates", "Callers")
+PAGES = ("Overview", "Devices", "Validations", "Key tables", "Certificates", "Callers", "Acts")
 DOCUMENTATION = {"API": "/docs", "ReDoc": "/redoc"}
 IN_VIEW = {
     "Devices": ("Serial", "Status"),
     "Validations": ("Result", "Device"),
     "Callers": ("Name", "State"),
+    "Acts": ("Time (UTC)", "Act"),
 }
 """The columns of each list that are in view on a phone."""
 HOSTILE = "<img src=x onerror=alert(1)>"
@@ -48,6 +49,10 @@ PLACES = {
     "validations-none": "/dashboard/validations?device=nothing",
     "table": "/dashboard/tables?by=use&table=7",
     "table-none": "/dashboard/tables?table=9999",
+    "acts-of-a-device": "/dashboard/acts?subject=camera-2&act=device.suspend",
+    "acts-none": "/dashboard/acts?actor=nobody",
+    "act-of-a-device": "/dashboard/act?id={suspension}",
+    "act-of-a-fleet": "/dashboard/act?id={fleet}",
 }
 
 

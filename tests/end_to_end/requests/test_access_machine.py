@@ -28,8 +28,8 @@ from birthmark_sma.authority.access.keys import KeyTerms, create_key, revoke_key
 from birthmark_sma.authority.access.store import KeyScope
 from birthmark_sma.storage.engine import Database, open_database
 from tests.support.access_keys import UNLIMITED, secret_of, start_with_keys
-from tests.support.actors import ACTOR
 from tests.support.cameras.camera import PROVISION, VALIDATE, Camera, provision_body, wire
+from tests.support.devices.actors import ACTOR
 from tests.support.programs.running import Running, new_serial, start, wait_until
 from tests.support.soak import times
 

@@ -24,7 +24,6 @@ from birthmark_sma.errors import (
 from birthmark_sma.protocol.verdict import Verdict
 from birthmark_sma.storage.engine import open_database
 from birthmark_sma.storage.migration import migrate
-from tests.support.actors import ACTOR
 from tests.support.authorities import (
     PASSPHRASE,
     execute,
@@ -35,6 +34,7 @@ from tests.support.authorities import (
     rows_of,
     small_settings,
 )
+from tests.support.devices.actors import ACTOR
 
 
 def test_from_nothing_to_a_verdict(settings: Settings) -> None:

@@ -29,10 +29,10 @@ from birthmark_sma.storage.engine import Database, open_database
 from birthmark_sma.storage.migration import check_schema, migrate
 from birthmark_sma.storage.partitions import UNFORESEEN, list_partitions
 from birthmark_sma.storage.schema import HEAD_REVISION
-from tests.support.actors import ACTOR
 from tests.support.authorities import execute, migrate_to, rows_of
 from tests.support.counting import assert_counters_are_those_of_the_trail
 from tests.support.days import DAY, current_time, today
+from tests.support.devices.actors import ACTOR
 from tests.support.pki.chains import ca
 
 OLD = "SELECT id, encrypted_nuc_hash, validated_at, request_ip FROM validation_history ORDER BY id"

@@ -14,8 +14,8 @@ from birthmark_sma.authority.key_tables.epochs import TableState
 from birthmark_sma.storage.engine import Database
 from birthmark_sma.storage.schema.devices import registered_devices
 from birthmark_sma.storage.schema.key_tables import earlier_table_keys
-from tests.support.actors import ACTOR
 from tests.support.cameras.camera import Camera
+from tests.support.devices.actors import ACTOR
 
 MONTH = timedelta(days=30)
 

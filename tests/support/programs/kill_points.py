@@ -1,9 +1,11 @@
-"""Kill a command with SIGKILL just before its n-th operation on a file."""
+"""Kill a command with SIGKILL just before its n-th operation on a file, or n-th SQL statement."""
 
 import os
 import signal
 import sys
 from pathlib import Path
+
+from sqlalchemy import Engine, event
 
 _WATCHED = {"open", "os.rename", "os.link", "os.remove", "os.mkdir", "os.rmdir"}
 
@@ -16,6 +18,20 @@ def die_before_step(folder: Path, last: int) -> None:
     removed, so it stays until the process ends.
     """
     _at_each_step(folder, last, None)
+
+
+def die_before_statement(number: int) -> None:
+    """Kill this process before its n-th SQL statement or commit."""
+    done = 0
+
+    def step(*_: object) -> None:
+        nonlocal done
+        done += 1
+        if done == number:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    event.listen(Engine, "before_cursor_execute", step)
+    event.listen(Engine, "commit", step)
 
 
 def count_steps(folder: Path, marks: Path) -> None:

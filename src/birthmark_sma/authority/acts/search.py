@@ -9,16 +9,18 @@ import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import ColumnElement, Connection, Row, select, union_all
 
 from birthmark_sma.authority.acts.actor import ActKind, Source
 from birthmark_sma.authority.acts.trail import Facts, Subject
+from birthmark_sma.errors import UnknownActError
 from birthmark_sma.storage.engine import Database
 from birthmark_sma.storage.schema.acts import act_subjects, administrative_acts
 
-_A_PIECE = 1_000  # acts or subjects of an export that one transaction reads
+_A_PIECE = 1_000  # subjects of an export that one transaction reads
+_ACTS_OF_A_PIECE = 100  # fewer, because each may have subjects
 
 _acts = administrative_acts.c
 _subjects = act_subjects.c
@@ -65,6 +67,14 @@ class RecordedAct:
     more: Facts
 
 
+class Place(NamedTuple):
+    """A place in an export: before an act, or among the subjects of the act `act_id`."""
+
+    before: int | None = None
+    act_id: int | None = None
+    after: str = ""
+
+
 def search(
     connection: Connection, wanted: ActFilter, *, limit: int, before: int | None = None
 ) -> list[RecordedAct]:
@@ -76,10 +86,12 @@ def search(
     return [_recorded(row) for row in connection.execute(query)]
 
 
-def find(connection: Connection, act_id: int) -> RecordedAct | None:
-    """Return the act with this id, or None."""
+def find(connection: Connection, act_id: int) -> RecordedAct:
+    """Return the act with this id. Raises UnknownActError."""
     row = connection.execute(select(administrative_acts).where(_acts.id == act_id)).one_or_none()
-    return None if row is None else _recorded(row)
+    if row is None:
+        raise UnknownActError(f"There is no act {act_id}. To see them, type: sma acts list")
+    return _recorded(row)
 
 
 def list_subjects(
@@ -99,40 +111,41 @@ def list_subjects(
 
 
 def export(database: Database, wanted: ActFilter) -> Iterator[dict[str, Any]]:
-    """Yield the matching acts, newest first, as objects for JSON.
+    """Yield the matching acts, newest first, as objects for JSON; see `read_piece`.
 
-    An act with several subjects is followed by one object for each of them, with `act_id`. Reads
-    1,000 rows in a transaction, so an export of any size blocks nothing. Acts that are recorded
-    meanwhile are left out.
+    Each piece is a transaction of its own, so an export of any size blocks nothing. Acts that are
+    recorded meanwhile are left out.
     """
-    before: int | None = None
-    while True:
+    place: Place | None = Place()
+    while place is not None:
         with database.read() as connection:
-            found = search(connection, wanted, limit=_A_PIECE, before=before)
-        for each in found:
-            yield asdict(each)
-            if each.subjects > 1:
-                yield from _export_subjects(database, each.id)
-        if len(found) < _A_PIECE:
-            return
-        before = found[-1].id
+            found, place = read_piece(connection, wanted, place)
+        yield from found
 
 
-def _export_subjects(database: Database, act_id: int) -> Iterator[dict[str, Any]]:
-    after = ""
-    while True:
-        with database.read() as connection:
-            found = list_subjects(connection, act_id, limit=_A_PIECE, after=after)
-        for each in found:
-            yield {
-                "act_id": act_id,
-                "subject": each.name,
-                "before": each.before,
-                "after": each.after,
-            }
-        if len(found) < _A_PIECE:
-            return
-        after = str(found[-1].name)
+def read_piece(
+    connection: Connection, wanted: ActFilter, place: Place
+) -> tuple[list[dict[str, Any]], Place | None]:
+    """Return a piece of an export, and the place of the next one or None.
+
+    An act with several subjects is followed by one object for each of them, with `act_id`.
+    """
+    if place.act_id is not None:
+        subjects = list_subjects(connection, place.act_id, limit=_A_PIECE, after=place.after)
+        rows = [
+            {"act_id": place.act_id, "subject": e.name, "before": e.before, "after": e.after}
+            for e in subjects
+        ]
+        is_last = len(subjects) < _A_PIECE
+        after = "" if is_last else str(subjects[-1].name)
+        return rows, Place(place.before, None if is_last else place.act_id, after)
+    acts = search(connection, wanted, limit=_ACTS_OF_A_PIECE, before=place.before)
+    rows = []
+    for each in acts:
+        rows.append(asdict(each))
+        if each.subjects > 1:
+            return rows, Place(each.id, each.id)
+    return rows, Place(acts[-1].id) if len(acts) == _ACTS_OF_A_PIECE else None
 
 
 def _conditions(wanted: ActFilter) -> list[ColumnElement[bool]]:

@@ -23,9 +23,9 @@ from birthmark_sma.errors import (
 )
 from birthmark_sma.storage.engine import Database
 from tests.support.access_keys import issue, secret_of
-from tests.support.actors import ACTOR
 from tests.support.authorities import execute
 from tests.support.cameras.camera import new_key
+from tests.support.devices.actors import ACTOR
 
 GUESSES = 100_000
 TOLERANCE = 0.02

@@ -32,11 +32,11 @@ from birthmark_sma.storage.engine import Database, open_database
 from birthmark_sma.storage.migration import migrate
 from birthmark_sma.storage.portable_sql import database_time
 from birthmark_sma.storage.schema.activity import device_activity
-from tests.support.actors import ACTOR
 from tests.support.audit_rows import AuditWriter, judged
 from tests.support.authorities import count_activity, execute, new_camera, opened, rows_of
 from tests.support.counting import assert_counters_are_those_of_the_trail
 from tests.support.databases.postgres import Postgres
+from tests.support.devices.actors import ACTOR
 from tests.support.devices.acts import reinstate_device, revoke_device, suspend_device
 from tests.support.programs.running import wait_until
 

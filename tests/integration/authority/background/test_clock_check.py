@@ -14,7 +14,6 @@ from birthmark_sma.authority.background.audit_upkeep import AuditUpkeep
 from birthmark_sma.authority.background.clock_check import ClockCheck
 from birthmark_sma.config import Settings
 from birthmark_sma.storage.engine import Database
-from tests.support.actors import ACTOR
 from tests.support.authorities import (
     new_authority,
     new_camera,
@@ -23,6 +22,7 @@ from tests.support.authorities import (
     rows_of,
     small_settings,
 )
+from tests.support.devices.actors import ACTOR
 from tests.support.programs.wrong_clock import machine_clock_ahead
 
 CALLER = Caller("192.0.2.1")

@@ -25,8 +25,8 @@ from birthmark_sma.pki.keys.ca_keys import CaKeyType
 from birthmark_sma.runtime.secret_files import write_private_file
 from birthmark_sma.storage.engine import Database, open_database
 from birthmark_sma.storage.migration import migrate
-from tests.support.actors import ACTOR
 from tests.support.authorities import PASSPHRASE, opened, openssl, quiet, rows_of, small_settings
+from tests.support.devices.actors import ACTOR
 
 
 class PowerCutError(BaseException):

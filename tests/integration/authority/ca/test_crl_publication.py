@@ -25,8 +25,8 @@ from birthmark_sma.authority.devices.revocation import change_devices
 from birthmark_sma.config import Settings
 from birthmark_sma.errors import DatabaseUnavailableError, ShuttingDownError
 from birthmark_sma.storage.portable_sql import database_time
-from tests.support.actors import ACTOR
 from tests.support.authorities import execute, new_camera, opened, rows_of
+from tests.support.devices.actors import ACTOR
 from tests.support.devices.acts import (
     reinstate_device,
     retire_device,

@@ -34,9 +34,9 @@ from birthmark_sma.errors import (
 from birthmark_sma.pki.keys.ca_keys import CaKeyType
 from birthmark_sma.protocol.verdict import Reason
 from birthmark_sma.storage.locks import AdvisoryLock, only_one
-from tests.support.actors import ACTOR
 from tests.support.authorities import new_camera, opened, openssl, quiet, request_for, rows_of
 from tests.support.cameras.camera import public_pem
+from tests.support.devices.actors import ACTOR
 from tests.support.devices.acts import revoke_device
 from tests.support.pki.certificate_verifiers import (
     ask_openssl,

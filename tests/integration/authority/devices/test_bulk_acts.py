@@ -29,8 +29,8 @@ from birthmark_sma.errors import (
 )
 from birthmark_sma.protocol.verdict import DeviceStatus
 from birthmark_sma.storage.engine import open_database
-from tests.support.actors import ACTOR
 from tests.support.authorities import opened, rows_of
+from tests.support.devices.actors import ACTOR
 from tests.support.devices.acts import revoke_device, suspend_device
 from tests.support.devices.registered import device
 

@@ -22,8 +22,8 @@ from birthmark_sma.errors import DeviceStatusError, UnknownDeviceError
 from birthmark_sma.pki.crl import REASONS
 from birthmark_sma.protocol.verdict import DeviceStatus, Reason
 from birthmark_sma.storage.engine import Database
-from tests.support.actors import ACTOR
 from tests.support.authorities import camera_of, new_camera, opened, request_for
+from tests.support.devices.actors import ACTOR
 from tests.support.devices.acts import (
     reinstate_device,
     retire_device,

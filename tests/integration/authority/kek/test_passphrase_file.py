@@ -14,8 +14,8 @@ from birthmark_sma.authority.kek.passphrase_file import (
 from birthmark_sma.config import Settings
 from birthmark_sma.errors import ConfigurationError, PrivateFileError
 from birthmark_sma.storage.engine import open_database
-from tests.support.actors import ACTOR
 from tests.support.authorities import openssl, quiet, rows_of, small_settings
+from tests.support.devices.actors import ACTOR
 
 
 def without_passphrase(folder: Path, database_url: str | None = None) -> Settings:

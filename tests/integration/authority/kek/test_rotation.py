@@ -35,7 +35,6 @@ from birthmark_sma.pki.keys.ca_keys import load_encrypted
 from birthmark_sma.protocol.verdict import Verdict
 from birthmark_sma.storage.engine import Database, open_database
 from birthmark_sma.storage.locks import AdvisoryLock, only_one
-from tests.support.actors import ACTOR
 from tests.support.authorities import (
     PASSPHRASE,
     execute,
@@ -47,6 +46,7 @@ from tests.support.authorities import (
     small_settings,
 )
 from tests.support.cameras.table_epochs import rotate as rotate_tables
+from tests.support.devices.actors import ACTOR
 from tests.support.programs.running import wait_until
 from tests.support.schemas import give_schema
 

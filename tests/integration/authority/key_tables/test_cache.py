@@ -31,7 +31,6 @@ from birthmark_sma.errors import (
 )
 from birthmark_sma.protocol import key_derivation
 from birthmark_sma.storage.engine import Database
-from tests.support.actors import ACTOR
 from tests.support.authorities import (
     KEYS_PER_TABLE,
     PASSPHRASE,
@@ -45,6 +44,7 @@ from tests.support.authorities import (
     small_settings,
 )
 from tests.support.cameras.camera import Camera
+from tests.support.devices.actors import ACTOR
 
 
 @pytest.fixture

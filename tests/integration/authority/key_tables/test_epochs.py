@@ -24,7 +24,6 @@ from birthmark_sma.authority.key_tables.epochs import end_overlaps
 from birthmark_sma.config import NewSecret, Settings
 from birthmark_sma.errors import TableRotationError
 from birthmark_sma.storage.engine import Database, open_database
-from tests.support.actors import ACTOR
 from tests.support.authorities import (
     TABLES,
     execute,
@@ -36,6 +35,7 @@ from tests.support.authorities import (
     small_settings,
 )
 from tests.support.cameras.table_epochs import MONTH, give_new_keys, let_overlaps_end, rotate
+from tests.support.devices.actors import ACTOR
 from tests.support.devices.acts import revoke_device
 from tests.support.devices.batches import validation_under_way
 from tests.support.programs.wrong_clock import trust_the_machine

@@ -17,8 +17,8 @@ from birthmark_sma.authority.operations.restore import restore_backup
 from birthmark_sma.authority.operations.secrets_in_backup import place_secrets
 from birthmark_sma.config import Settings
 from birthmark_sma.errors import BackupError, BackupPlaceTakenError
-from tests.support.actors import ACTOR
 from tests.support.authorities import quiet, small_settings
+from tests.support.devices.actors import ACTOR
 from tests.support.schemas import give_schema
 
 SECRETS = {"ca-password", "simulated-mfg-root-ca.key"}

@@ -43,9 +43,9 @@ from birthmark_sma.pki.keys.key_policy import fingerprint
 from birthmark_sma.protocol.camera_token import CameraToken
 from birthmark_sma.protocol.verdict import Verdict
 from tests.support.access_keys import issue
-from tests.support.actors import ACTOR
 from tests.support.authorities import camera_of, execute, new_camera, opened, request_for, rows_of
 from tests.support.cameras.camera import csr_pem, new_key, public_pem, sealed_fields
+from tests.support.devices.actors import ACTOR
 from tests.support.devices.acts import reinstate_device, revoke_device, suspend_device
 from tests.support.devices.batches import validation_under_way
 
@@ -143,7 +143,7 @@ def test_a_device_that_lost_its_key_gets_a_new_certificate(authority: Authority)
     assert earlier.certificate_expires_at == before.certificate_expires_at
     old = x509.load_pem_x509_certificate(before.device_certificate.encode())
     assert earlier.not_before == old.not_valid_before_utc
-    assert earlier.replaced_by == "olga"
+    assert earlier.replaced_by == ACTOR.name
     assert revocation == Revocation(earlier.replaced_at, "superseded")
     assert listed.revocation_reason == "superseded"
     assert {each.certificate_serial: each.is_current for each in known.values()} == {

@@ -19,9 +19,9 @@ from birthmark_sma.authority.provisioning.issuance import DeviceIssuer, IssuedDe
 from birthmark_sma.authority.provisioning.registration import MOST_ATTEMPTS
 from birthmark_sma.config import Settings
 from birthmark_sma.errors import DatabaseUnavailableError, KeyTablesRotatedError
-from tests.support.actors import ACTOR
 from tests.support.authorities import TABLES, camera_of, opened, request_for, rows_of
 from tests.support.cameras.table_epochs import rotate
+from tests.support.devices.actors import ACTOR
 
 
 def device_of(authority: Authority, serial: str) -> Device:

@@ -10,9 +10,9 @@ from birthmark_sma.authority.authority import Authority
 from birthmark_sma.authority.ca.issuers import Issuer
 from birthmark_sma.authority.ca.succession import Successions
 from birthmark_sma.authority.provisioning.issuance import CheckedRequest
-from tests.support.actors import ACTOR
 from tests.support.authorities import rows_of
 from tests.support.cameras.renewed import new_device, renew
+from tests.support.devices.actors import ACTOR
 
 
 def generation(authority: Authority) -> int:

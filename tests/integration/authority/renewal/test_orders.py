@@ -21,7 +21,7 @@ from birthmark_sma.storage.engine import Database
 from birthmark_sma.storage.portable_sql import database_time
 from birthmark_sma.storage.schema.certificates import renewal_orders
 from birthmark_sma.storage.schema.devices import registered_devices
-from tests.support.actors import ACTOR
+from tests.support.devices.actors import ACTOR
 
 WEEK = timedelta(days=7)
 DAY = timedelta(days=1)

@@ -25,11 +25,11 @@ from birthmark_sma.protocol.key_derivation import (
 )
 from birthmark_sma.protocol.verdict import Reason
 from birthmark_sma.storage.engine import open_database
-from tests.support.actors import ACTOR
 from tests.support.authorities import TABLES, new_camera, opened, request_for
 from tests.support.cameras.camera import Camera
 from tests.support.cameras.colliding_tokens import forge
 from tests.support.cameras.table_epochs import give_new_keys, let_overlaps_end, rotate
+from tests.support.devices.actors import ACTOR
 
 CALLER = Caller("192.0.2.7")
 ALL = range(TABLES)

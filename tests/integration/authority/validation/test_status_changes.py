@@ -25,7 +25,6 @@ from birthmark_sma.config import AbuseMode, Settings
 from birthmark_sma.errors import DatabaseUnavailableError
 from birthmark_sma.protocol.verdict import Reason
 from birthmark_sma.storage.engine import Database
-from tests.support.actors import ACTOR
 from tests.support.authorities import (
     count_activity,
     new_authority,
@@ -35,6 +34,7 @@ from tests.support.authorities import (
     small_settings,
 )
 from tests.support.cameras.camera import Camera
+from tests.support.devices.actors import ACTOR
 from tests.support.devices.acts import (
     reinstate_device,
     retire_device,

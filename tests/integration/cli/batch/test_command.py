@@ -25,11 +25,11 @@ from birthmark_sma.authority.access.caller import Caller
 from birthmark_sma.authority.initialisation import initialise
 from birthmark_sma.config import Settings
 from birthmark_sma.protocol.verdict import Verdict
-from tests.support.actors import ACTOR
 from tests.support.authorities import PASSPHRASE, opened, quiet, small_settings
 from tests.support.cameras.camera import Camera, csr_pem, new_key, public_pem, sealed_fields
 from tests.support.databases.postgres import Postgres
 from tests.support.databases.standby import require_standby, waiting_commits
+from tests.support.devices.actors import ACTOR
 from tests.support.pki.certificate_verifiers import ask_openssl, ask_ourselves
 from tests.support.pki.chains import DEVICE_KEY_KINDS, DEVICE_SERIALS, Chain, device_key
 from tests.support.programs.commands import Background, sma

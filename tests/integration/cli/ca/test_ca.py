@@ -1,18 +1,20 @@
 """`sma ca list`, `rotate`, `compromised` and `roll-root`, also killed at any moment."""
 
 import json
-import os
 import signal
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, event
 
 from tests.integration.cli.conftest import Place, assert_refused
 from tests.support.programs.commands import Background
-from tests.support.programs.kill_points import count_steps, die_before_step
+from tests.support.programs.kill_points import (
+    count_steps,
+    die_before_statement,
+    die_before_step,
+)
 from tests.support.programs.server import server_environ
 
 
@@ -141,20 +143,6 @@ def test_a_new_root_and_what_depends_on_its_key(place: Place, tmp_path: Path) ->
 
 
 # --- killed
-
-
-def die_before_statement(number: int) -> None:
-    """Kill this process before its n-th SQL statement or commit."""
-    done = 0
-
-    def step(*_: object) -> None:
-        nonlocal done
-        done += 1
-        if done == number:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-    event.listen(Engine, "before_cursor_execute", step)
-    event.listen(Engine, "commit", step)
 
 
 def run(place: Place, *arguments: str, before: Any) -> int | None:

@@ -22,9 +22,9 @@ from tests.integration.web.dashboard.conftest import (
     sign_in,
 )
 from tests.support.access_keys import bearer, issue, secret_of, start_with_keys
-from tests.support.actors import ACTOR
 from tests.support.authorities import execute
 from tests.support.cameras.camera import PROVISION
+from tests.support.devices.actors import ACTOR
 from tests.support.programs.running import start, wait_until
 
 names = (f"operator {number}" for number in count())

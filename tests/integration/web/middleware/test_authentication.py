@@ -40,7 +40,6 @@ from tests.support.access_keys import (
     secret_of,
     start_with_keys,
 )
-from tests.support.actors import ACTOR
 from tests.support.authorities import new_authority, small_settings
 from tests.support.cameras.camera import (
     PROVISION,
@@ -51,6 +50,7 @@ from tests.support.cameras.camera import (
 )
 from tests.support.cameras.renewal import RENEW
 from tests.support.databases.postgres import create_database, drop_database
+from tests.support.devices.actors import ACTOR
 from tests.support.http.contexts import make_context
 from tests.support.http.tls import TestCa
 from tests.support.programs.running import Running, new_serial, start
@@ -139,6 +139,9 @@ ROUTES: dict[tuple[str, str], set[str] | None] = {
     ("GET", "/"): None,
     ("GET", "/dashboard"): {"admin"},
     ("GET", "/dashboard/callers"): {"admin"},
+    ("GET", "/dashboard/act"): {"admin"},
+    ("GET", "/dashboard/acts"): {"admin"},
+    ("GET", "/dashboard/acts.jsonl"): {"admin"},
     ("GET", "/dashboard/certificates"): {"admin"},
     ("GET", "/dashboard/certificates/download"): {"admin"},
     ("GET", "/dashboard/device"): {"admin"},

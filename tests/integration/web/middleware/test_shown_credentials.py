@@ -20,9 +20,9 @@ from tests.support.access_keys import (
     secret_of,
     start_with_keys,
 )
-from tests.support.actors import ACTOR
 from tests.support.cameras.camera import PROVISION, VALIDATE, Camera, wire
 from tests.support.databases.postgres import create_database, drop_database
+from tests.support.devices.actors import ACTOR
 from tests.support.http.tls import TestCa
 from tests.support.problems import assert_problem
 from tests.support.programs.running import Running, new_serial, start, wait_until

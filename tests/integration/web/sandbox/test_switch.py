@@ -18,9 +18,9 @@ from birthmark_sma.web.api.app import create_app
 from birthmark_sma.web.pipeline import Application
 from birthmark_sma.web.sandbox import scenario_catalog
 from birthmark_sma.web.sandbox.application import SandboxApplication
-from tests.support.actors import ACTOR
 from tests.support.authorities import execute, migrate_to, quiet, small_settings
 from tests.support.cameras.camera import PROVISION, VALIDATE, provision_body
+from tests.support.devices.actors import ACTOR
 from tests.support.pki.chains import NOW
 from tests.support.programs.commands import sma
 from tests.support.programs.running import Running, start

@@ -28,11 +28,11 @@ from birthmark_sma.protocol.verdict import Reason
 from birthmark_sma.storage.engine import open_database
 from birthmark_sma.storage.migration import migrate
 from birthmark_sma.storage.schema import metadata
-from tests.support.actors import ACTOR
 from tests.support.audit_rows import AuditWriter, judged
 from tests.support.authorities import TABLES, execute, new_camera, quiet, rows_of, small_settings
 from tests.support.cameras.table_epochs import let_overlaps_end, rotate
 from tests.support.databases.postgres import Postgres
+from tests.support.devices.actors import ACTOR
 from tests.support.devices.acts import revoke_device, suspend_device
 from tests.support.http.tls import TestCa
 

@@ -17,7 +17,6 @@ from jwcrypto import jwe, jwk
 
 from birthmark_sma.authority.devices import re_enrolments
 from birthmark_sma.protocol.bundle import format_time
-from tests.support.actors import ACTOR
 from tests.support.authorities import execute
 from tests.support.cameras.camera import (
     PROVISION,
@@ -30,6 +29,7 @@ from tests.support.cameras.camera import (
     wire,
 )
 from tests.support.cameras.renewal import RENEW, RenewingDevice
+from tests.support.devices.actors import ACTOR
 from tests.support.devices.acts import reinstate_device, revoke_device, suspend_device
 from tests.support.problems import assert_problem, fields_of
 from tests.support.programs.running import Running, new_serial

@@ -17,9 +17,9 @@ from birthmark_sma.protocol.renewal import certificate_id, parse_certificate_id
 from birthmark_sma.storage.engine import Database
 from birthmark_sma.storage.schema.devices import registered_devices
 from tests.support.access_keys import issue
-from tests.support.actors import ACTOR
 from tests.support.cameras.camera import new_key
 from tests.support.cameras.renewal import RENEW, RENEWAL_INFO, RenewingDevice
+from tests.support.devices.actors import ACTOR
 from tests.support.problems import assert_problem
 from tests.support.programs.running import Running, new_serial, start
 
