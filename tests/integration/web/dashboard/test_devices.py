@@ -218,7 +218,7 @@ def test_a_device_and_its_certificate(running: Running) -> None:
             certificate.verify_directly_issued_by(issuer)
 
 
-HOSTILE = Actor("<the> operator", Source.COMMAND_LINE)
+STRANGE_ACTOR = Actor("<the> operator", Source.COMMAND_LINE)
 
 
 def test_who_changed_a_device_and_why(running_on_sqlite: Running) -> None:
@@ -230,15 +230,15 @@ def test_who_changed_a_device_and_why(running_on_sqlite: Running) -> None:
         page = client.get("/dashboard/device", params={"serial": serial})
         assert "On the list" not in page.text
         with running_on_sqlite.database() as database:
-            change_device(database, serial, states.retire(HOSTILE))
+            change_device(database, serial, states.retire(STRANGE_ACTOR))
             listed = client.get("/dashboard/devices", params={"q": serial, "status": "retired"})
-            change = states.revoke(replace(HOSTILE, name="another"), "key_compromise", since)
+            change = states.revoke(replace(STRANGE_ACTOR, name="another"), "key_compromise", since)
             change_device(database, serial, change)
         page = client.get("/dashboard/device", params={"serial": serial})
         [newest, *_] = re.findall(r"/dashboard/act\?id=\d+", page.text)
         act = client.get(newest)
         found = client.get("/dashboard/acts", params={"subject": serial, "kind": "device"})
-        exported = client.get("/dashboard/acts.jsonl", params={"actor": HOSTILE.name})
+        exported = client.get("/dashboard/acts.jsonl", params={"actor": STRANGE_ACTOR.name})
         missing = client.get("/dashboard/act", params={"id": "999999"})
     assert missing.status_code == 404
     assert_strict(found)
