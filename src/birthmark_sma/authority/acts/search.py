@@ -66,6 +66,12 @@ class RecordedAct:
     after: Facts | None
     more: Facts
 
+    @property
+    def subject_name(self) -> str | None:
+        """Return the name that operators gave to the subject, if its id is another: a key's."""
+        name = (self.after or {}).get("name")
+        return None if name is None else str(name)
+
 
 class Place(NamedTuple):
     """A place in an export: before an act, or among the subjects of the act `act_id`."""

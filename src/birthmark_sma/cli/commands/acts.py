@@ -190,7 +190,7 @@ def export(
 def describe_subjects(act: "RecordedAct") -> str:
     """Return the name of the subject, or how many there are."""
     if act.subject is not None:
-        return act.subject
+        return act.subject if act.subject_name is None else f"{act.subject} ({act.subject_name})"
     kind = act.subject_kind.replace("-", " ")
     return counted(act.subjects, kind) if act.subjects > 1 else "-"
 
