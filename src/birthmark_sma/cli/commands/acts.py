@@ -12,6 +12,7 @@ import typer
 from typer import Argument, Option
 
 from birthmark_sma.cli.commands.device_acts import parse_time
+from birthmark_sma.cli.commands.keys import one_of
 from birthmark_sma.cli.opening import existing_database
 from birthmark_sma.cli.options import Json, command
 from birthmark_sma.cli.output import (
@@ -67,9 +68,9 @@ class ActOptions:
         from birthmark_sma.authority.acts.search import ActFilter
 
         return ActFilter(
-            act=_one_of(ActKind, self.act, "--act"),
+            act=None if self.act is None else one_of(ActKind, self.act, "--act"),
             actor=self.actor,
-            source=_one_of(Source, self.source, "--source"),
+            source=None if self.source is None else one_of(Source, self.source, "--source"),
             subject=self.subject,
             since=parse_time(self.since, "--since"),
             until=parse_time(self.until, "--until"),
@@ -193,16 +194,6 @@ def describe_subjects(act: "RecordedAct") -> str:
         return act.subject if act.subject_name is None else f"{act.subject} ({act.subject_name})"
     kind = act.subject_kind.replace("-", " ")
     return counted(act.subjects, kind) if act.subjects > 1 else "-"
-
-
-def _one_of(kind: Any, text: str | None, option: str) -> Any:
-    if text is None:
-        return None
-    try:
-        return kind(text)
-    except ValueError:
-        known = ", ".join(each.value for each in kind)
-        raise typer.BadParameter(f"Choose one of: {known}.", param_hint=option) from None
 
 
 def _describe(facts: "Mapping[str, Any] | None") -> str:

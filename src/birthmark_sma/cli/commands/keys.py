@@ -98,13 +98,13 @@ class KeyOptions:
             raise typer.BadParameter("Give --client-cert or --client-issuer, but not both.")
         return KeyTerms(
             name=name,
-            scope=_one_of(KeyScope, self.scope, "--scope"),
+            scope=one_of(KeyScope, self.scope, "--scope"),
             expires_at=_given(self.expires, _moment),
             device_family=self.family,
             uses_allowed=self.uses,
             may_re_enrol=self.may_re_enrol,
             disclosure=_given(
-                self.disclosure, lambda text: str(_one_of(Disclosure, text, "--disclosure").value)
+                self.disclosure, lambda text: str(one_of(Disclosure, text, "--disclosure").value)
             ),
             rate_limit=self.rate,
             certificate_fingerprint=_given(self.client_cert, _fingerprint),
@@ -258,7 +258,8 @@ def _given(value: _Text | None, convert: Callable[[_Text], _Value]) -> _Value | 
     return None if value is None else convert(value)
 
 
-def _one_of(kind: Any, text: str, option: str) -> Any:
+def one_of(kind: Any, text: str, option: str) -> Any:
+    """Return the member of an enum that an option names. Raises BadParameter."""
     try:
         return kind(text)
     except ValueError:
