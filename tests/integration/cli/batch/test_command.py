@@ -606,19 +606,23 @@ def test_interrupted(factory: Factory) -> None:
 
 
 def test_a_disk_that_is_full(factory: Factory) -> None:
-    """The results may not grow beyond some chunks; once they may, no device is without its own."""
-    lines = [device(number) for number in range(1_500)]
+    """The results may not grow beyond a chunk; once they may, no device is without its own.
+
+    The results of two chunks with private keys are larger than the limit. The database and its log
+    are not.
+    """
+    lines = [device(number, device_public_key=None) for number in range(1_000)]
     factory.write("devices.jsonl", lines)
-    limit = 3_100_000
+    limit = 3_250_000
     run = factory.start(
-        *factory.arguments(),
+        *factory.arguments("devices.jsonl", "--make-keys"),
         before=[partial(resource.setrlimit, resource.RLIMIT_FSIZE, (limit, limit))],
     )
     _, said = run.communicate(timeout=60)
     assert run.returncode == 3, said
     assert said.startswith("sma: Results cannot be written: ")
     assert said.endswith("; run the same command again to continue.\n")
-    factory.run(*factory.arguments())
+    factory.run(*factory.arguments("devices.jsonl", "--make-keys"))
     factory.assert_complete([line["device_serial"] for line in lines])
 
 
