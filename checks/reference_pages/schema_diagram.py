@@ -10,7 +10,7 @@ from checks.public_surface import places
 from checks.reference_pages.schema_tables import type_name
 
 GROUPS: dict[str, tuple[str, ...]] = {
-    "Access": ("access_keys", "dashboard_sessions"),
+    "Access": ("access_keys", "dashboard_sessions", "administrative_acts", "act_subjects"),
     "Authority and secrets": (
         *("authority", "key_encryption_keys", "ca_certificates", "key_tables"),
         *("earlier_table_keys", "key_table_figures", "key_table_counting"),
@@ -28,6 +28,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
 }
 """The columns of the diagram."""
 LOGICAL = (
+    ("act_subjects.act_id", "administrative_acts.id"),
     ("dashboard_sessions.key_id", "access_keys.key_id"),
     ("earlier_table_keys.table_id", "key_tables.table_id"),
     ("key_table_figures.table_id", "key_tables.table_id"),

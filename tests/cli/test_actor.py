@@ -18,13 +18,13 @@ def host(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_user_and_host() -> None:
-    assert find_actor() == "root@vault"
+    assert find_actor().name == "root@vault"
 
 
 def test_behind_sudo(monkeypatch: pytest.MonkeyPatch) -> None:
     """The person is named, and not root."""
     monkeypatch.setenv("SUDO_USER", "olga")
-    assert find_actor() == "olga@vault"
+    assert find_actor().name == "olga@vault"
 
 
 @pytest.mark.parametrize("error", [KeyError, OSError])
@@ -35,7 +35,7 @@ def test_a_user_without_a_name(monkeypatch: pytest.MonkeyPatch, error: type[Exce
         raise error
 
     monkeypatch.setattr(getpass, "getuser", find_user)
-    assert find_actor() == f"{os.getuid()}@vault"
+    assert find_actor().name == f"{os.getuid()}@vault"
 
 
 @pytest.mark.parametrize(
@@ -48,4 +48,4 @@ def test_a_user_without_a_name(monkeypatch: pytest.MonkeyPatch, error: type[Exce
 )
 def test_what_no_column_can_hold(monkeypatch: pytest.MonkeyPatch, user: str, actor: str) -> None:
     monkeypatch.setenv("SUDO_USER", user)
-    assert find_actor() == actor
+    assert find_actor().name == actor

@@ -51,6 +51,7 @@ from birthmark_sma.protocol.verdict import Verdict
 from tests.device.conftest import StartCamera
 from tests.support.authorities import new_camera
 from tests.support.cameras.camera import csr_pem, new_key, public_pem
+from tests.support.devices.actors import ACTOR
 from tests.support.http.faulty_server import Behaviour, FaultyServer
 from tests.support.http.tls import TestCa
 from tests.support.in_process import (
@@ -804,7 +805,7 @@ def test_a_camera_that_was_reset_is_re_enrolled(
     with pytest.raises(ProvisioningRefusedError, match="sma devices re-enrol") as refused:
         start(reset)
     assert refused.value.status == 409
-    re_enrolments.allow(authority.database, enrolment.device_serial, timedelta(days=1), "olga")
+    re_enrolments.allow(authority.database, enrolment.device_serial, timedelta(days=1), ACTOR)
     tokens = [camera.capture(b"picture").content.camera_token for camera in (old, start(reset))]
     verdicts = [authority.validator.submit(each, Caller(None)).result(30) for each in tokens]
     assert [each.verdict for each in verdicts] == [Verdict.FAIL, Verdict.PASS]

@@ -8,6 +8,7 @@ from typing import Any
 from birthmark_sma.authority.access.keys import IssuedKey, KeyTerms, create_key
 from birthmark_sma.authority.access.store import KeyScope, change_key
 from birthmark_sma.storage.engine import Database
+from tests.support.devices.actors import ACTOR
 from tests.support.programs.commands import sma
 from tests.support.programs.running import Running, query, start, wait_until
 from tests.support.programs.server import server_environ
@@ -24,7 +25,7 @@ def bearer(key: str) -> dict[str, str]:
 
 def issue(database: Database, name: str, scope: str, **terms: Any) -> IssuedKey:
     """Create a key in this process, without a command."""
-    return create_key(database, KeyTerms(name, KeyScope(scope), **terms))
+    return create_key(database, KeyTerms(name, KeyScope(scope), **terms), actor=ACTOR)
 
 
 def secret_of(issued: IssuedKey) -> str:

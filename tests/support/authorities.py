@@ -25,6 +25,7 @@ from birthmark_sma.config import Settings, load_settings
 from birthmark_sma.storage import migration
 from birthmark_sma.storage.engine import Database
 from tests.support.cameras.camera import Camera, new_key, public_pem
+from tests.support.devices.actors import ACTOR
 from tests.support.schemas import give_schema
 
 PASSPHRASE = "a passphrase for tests alone"
@@ -63,7 +64,7 @@ def small_settings(folder: Path, database_url: str | None, **flags: Any) -> Sett
 def new_authority(settings: Settings) -> Iterator[Authority]:
     """Create an authority if there is none, and keep it open until the end of the block."""
     give_schema(settings.resolved_database_url)
-    initialise(settings, quiet)
+    initialise(settings, quiet, actor=ACTOR)
     with opened(settings) as authority:
         yield authority
 

@@ -5,7 +5,13 @@ every function closes the database that it opened.
 """
 
 from collections.abc import Callable
+from functools import partial
 
+from sqlalchemy import Connection
+
+from birthmark_sma.authority.acts import trail
+from birthmark_sma.authority.acts.actor import ActKind, Actor
+from birthmark_sma.authority.acts.trail import Subject
 from birthmark_sma.authority.authority import opened_database
 from birthmark_sma.authority.ca import ceremony
 from birthmark_sma.authority.kek.passphrase_file import find_given_passphrase, find_passphrase
@@ -19,6 +25,7 @@ from birthmark_sma.errors import AlreadyInitialisedError
 from birthmark_sma.runtime.secret_files import make_private_directory
 from birthmark_sma.storage.engine import Database, open_database
 from birthmark_sma.storage.migration import migrate
+from birthmark_sma.storage.schema import HEAD_REVISION
 
 
 def is_initialised(settings: Settings) -> bool:
@@ -64,7 +71,11 @@ def check_may_be_created(settings: Settings) -> None:
 
 
 def initialise(
-    settings: Settings, progress: Callable[[int, int], None], *, sandbox: bool = False
+    settings: Settings,
+    progress: Callable[[int, int], None],
+    actor: Actor,
+    *,
+    sandbox: bool = False,
 ) -> ceremony.Ceremony | None:
     """Create what is missing: the schema, the CA (key ceremony), the key tables.
 
@@ -87,27 +98,36 @@ def initialise(
         # Before the migration, so that an authority of the other kind is not changed.
         if _check_kind(database, sandbox=sandbox) is None:
             _check_passphrase(settings)
-        migrate(database)
+        migrate(database, partial(record_migration, actor))
         ceremony.finish_ceremony(database, settings)
         try:
-            held = ceremony.hold_ceremony(database, settings, sandbox=sandbox)
+            held = ceremony.hold_ceremony(database, settings, actor, sandbox=sandbox)
         except AlreadyInitialisedError:  # earlier, or by another process at the same time
             held = None
             # Checked again, because the other process may have created the other kind.
             _check_kind(database, sandbox=sandbox)
-        populate_tables(database, settings, progress)
+        populate_tables(database, settings, progress, actor if held is None else None)
         return held
     finally:
         database.close()
 
 
+def record_migration(actor: Actor, transaction: Connection, before: str) -> None:
+    """Record the migration of an authority from a schema revision, in its transaction."""
+    subject = Subject(None, {"schema": before}, {"schema": HEAD_REVISION})
+    trail.record(transaction, actor, ActKind.AUTHORITY_MIGRATE, [subject])
+
+
 def populate_tables(
-    database: Database, settings: Settings, progress: Callable[[int, int], None]
+    database: Database,
+    settings: Settings,
+    progress: Callable[[int, int], None],
+    actor: Actor | None,
 ) -> int:
     """Create the missing key tables; return their number. See `key_tables.cache.populate`."""
     key_table_cache.check_sizes(database, settings)
     opened = open_stored_secrets(database, settings)
-    return key_table_cache.populate(database, opened.keks, progress)
+    return key_table_cache.populate(database, opened.keks, progress, actor)
 
 
 def _is_nothing_there(settings: Settings) -> bool:

@@ -1,6 +1,6 @@
-"""Name who runs a command, for the acts that record it.
+"""Make the actor of a command, for the trail of acts.
 
-Called by the commands that change devices, permit re-enrolments or order renewals. The name is a
+Called by every command that changes the authority. The name is a
 note for operators. It proves nothing: whoever runs commands on the database can write any name.
 """
 
@@ -8,11 +8,13 @@ import getpass
 import os
 import socket
 
+from birthmark_sma.authority.acts.actor import Actor, Source
+
 _MOST_CHARACTERS = 64  # of the columns
 
 
-def find_actor() -> str:
-    """Return who runs this command, as user@host.
+def find_actor() -> Actor:
+    """Return the actor of this command, named user@host.
 
     With sudo, the user is the one who typed `sudo` (SUDO_USER), and not root.
     """
@@ -22,4 +24,5 @@ def find_actor() -> str:
         user = str(os.getuid())
     name = f"{user}@{socket.gethostname()}"
     # Names come from the environment, which may hold what no database stores, or terminals act on.
-    return "".join(each if each.isprintable() else "?" for each in name)[:_MOST_CHARACTERS]
+    printable = "".join(each if each.isprintable() else "?" for each in name)
+    return Actor(printable[:_MOST_CHARACTERS], Source.COMMAND_LINE)

@@ -27,6 +27,7 @@ _CODES: tuple[tuple[int, tuple[type[errors.BirthmarkError], ...]], ...] = (
     (CONFLICT, (errors.TableRotationError,)),
     (CONFLICT, (errors.UnknownDeviceError, errors.UnknownAccessKeyError, errors.UnknownFlagError)),
     (CONFLICT, (errors.RenewalOrderError, errors.UnknownCaError, errors.UnknownValidationError)),
+    (CONFLICT, (errors.UnknownActError,)),
     (CONFIGURATION, (errors.ConfigurationError, errors.WrongSecretError, errors.PrivateFileError)),
     (
         CONFIGURATION,

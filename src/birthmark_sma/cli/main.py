@@ -16,6 +16,7 @@ from birthmark_sma import HOW_TO_INSTALL, __version__
 from birthmark_sma.cli import exit_codes
 from birthmark_sma.cli.batch.command import provision_batch
 from birthmark_sma.cli.commands import (
+    acts,
     ca,
     ca_changes,
     demo,
@@ -98,6 +99,7 @@ for group, name in (
     (history.app, "history"),
     (validations.app, "validations"),
     (keys.app, "keys"),
+    (acts.app, "acts"),
     (secrets.app, "secrets"),
 ):
     app.add_typer(group, name=name, cls=CommandGroup)

@@ -42,7 +42,12 @@ def program_name() -> str:
 
 def print_json(value: Any) -> None:
     """Print a value to stdout as indented JSON. Times are in UTC (RFC 3339), days in ISO 8601."""
-    typer.echo(json.dumps(value, indent=2, ensure_ascii=False, default=_iso))
+    typer.echo(as_json_text(value, indent=2))
+
+
+def as_json_text(value: Any, indent: int | None = None) -> str:
+    """Return a value as JSON, as `print_json` prints it; on one line without `indent`."""
+    return json.dumps(value, indent=indent, ensure_ascii=False, default=_iso)
 
 
 def _iso(value: date) -> str:

@@ -70,6 +70,7 @@ _DATABASE = (
     *("ca show", "ca list", "history prune", "history partitions"),
     *("validations list", "validations show"),
     *("keys create", "keys list", "keys revoke", "keys rotate"),
+    *("acts list", "acts show", "acts export", "secrets forget-previous"),
 )
 _ABUSE = (*_SERVE, "devices flagged")
 
@@ -104,7 +105,7 @@ class Settings(BaseModel):
     key-encryption key (KEK), which wraps all other secrets."""
     port: Annotated[int, _between(0, 65535), Setting(_SERVE)] = 8000
     """The port to listen on; 0 takes a free one."""
-    data_dir: Annotated[Path, Setting((*_DATABASE, "secrets forget-previous"))] = Path("sma-data")
+    data_dir: Annotated[Path, Setting(_DATABASE)] = Path("sma-data")
     """The directory of SQLite's file and the generated secrets."""
     host: Annotated[str, Setting(_SERVE)] = "127.0.0.1"
     """The address to listen on."""

@@ -69,6 +69,10 @@ class UnknownFlagError(AuthorityError):
     """The device has no flag that waits for review."""
 
 
+class UnknownActError(AuthorityError):
+    """No administrative act with this id is recorded."""
+
+
 class IdempotencyKeyReusedError(AuthorityError):
     """The Idempotency-Key was used for a different request within the last 24 hours."""
 

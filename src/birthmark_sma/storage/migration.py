@@ -4,6 +4,7 @@
 imported only to migrate, because a server must start fast. There is no downgrade.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 
 from sqlalchemy import Connection, inspect, text
@@ -47,8 +48,12 @@ def check_schema(database: Database) -> None:
         )
 
 
-def migrate(database: Database) -> tuple[str | None, str]:
+def migrate(
+    database: Database, record: Callable[[Connection, str], None] | None = None
+) -> tuple[str | None, str]:
     """Migrate the schema to this program's revision; return the revisions before and after.
+
+    `record` is called in the transaction after a schema was changed, with the revision before it.
 
     One transaction does all of it and also creates the first partitions of the audit log, so it
     happens completely or not at all. An advisory lock serialises processes that migrate at the same
@@ -73,6 +78,8 @@ def migrate(database: Database) -> tuple[str | None, str]:
             config.attributes["connection"] = transaction
             command.upgrade(config, HEAD_REVISION)
             partitions.create_future_partitions(transaction, database_time(transaction).date())
+            if before is not None and record is not None:
+                record(transaction, before)
         return before
 
     return database.transact(upgrade, LONG_SECONDS), HEAD_REVISION

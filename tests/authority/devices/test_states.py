@@ -9,6 +9,7 @@ from birthmark_sma.authority.devices.states import Act, Effect, StatusChange, ju
 from birthmark_sma.errors import DeviceStatusError
 from birthmark_sma.pki.crl import HOLD, REASONS
 from birthmark_sma.protocol.verdict import DeviceStatus
+from tests.support.devices.actors import ACTOR
 
 NOW = datetime(2026, 5, 1, tzinfo=UTC)
 DAY = timedelta(days=1)
@@ -19,10 +20,10 @@ COMPROMISED = "key_compromise"
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
-        (states.suspend("me"), (CHANGED, UNCHANGED, REFUSED, REFUSED)),
-        (states.reinstate("me"), (UNCHANGED, CHANGED, REFUSED, REFUSED)),
-        (states.revoke("me", "unspecified"), (CHANGED, CHANGED, UNCHANGED, CHANGED)),
-        (states.retire("me"), (CHANGED, CHANGED, REFUSED, UNCHANGED)),
+        (states.suspend(ACTOR), (CHANGED, UNCHANGED, REFUSED, REFUSED)),
+        (states.reinstate(ACTOR), (UNCHANGED, CHANGED, REFUSED, REFUSED)),
+        (states.revoke(ACTOR, "unspecified"), (CHANGED, CHANGED, UNCHANGED, CHANGED)),
+        (states.retire(ACTOR), (CHANGED, CHANGED, REFUSED, UNCHANGED)),
     ],
 )
 def test_every_act_on_every_status(change: StatusChange, expected: tuple[Effect, ...]) -> None:
@@ -58,38 +59,38 @@ def test_a_revoked_device_is_revoked_again(
     effect: Effect,
 ) -> None:
     """Only for a reason for which more is rejected, or another time of the compromise."""
-    change = states.revoke("me", new_reason, new_since)
+    change = states.revoke(ACTOR, new_reason, new_since)
     assert judge(change, DeviceStatus.REVOKED, reason, since) is effect
 
 
 @pytest.mark.parametrize("reason", REASONS)
 def test_reasons_of_a_revocation(reason: str) -> None:
     """All but the one that may end again."""
-    states.revoke("me", reason).check(NOW)
+    states.revoke(ACTOR, reason).check(NOW)
 
 
 @pytest.mark.parametrize("reason", ["", HOLD, "KEY_COMPROMISE", "ca_compromise"])
 def test_other_reasons_are_told(reason: str) -> None:
     """With those that there are."""
     with pytest.raises(DeviceStatusError, match=COMPROMISED):
-        states.revoke("me", reason).check(NOW)
+        states.revoke(ACTOR, reason).check(NOW)
 
 
 def test_since_when_a_key_is_compromised() -> None:
     """A time of the past, and of a compromise."""
-    states.revoke("me", COMPROMISED, NOW).check(NOW)
+    states.revoke(ACTOR, COMPROMISED, NOW).check(NOW)
     for since in (NOW + timedelta(seconds=1), datetime(1969, 12, 31, tzinfo=UTC)):
         with pytest.raises(DeviceStatusError, match="future, or before 1970"):
-            states.revoke("me", COMPROMISED, since).check(NOW)
+            states.revoke(ACTOR, COMPROMISED, since).check(NOW)
     for reason in set(REASONS) - {COMPROMISED}:
         with pytest.raises(DeviceStatusError, match=COMPROMISED):
-            states.revoke("me", reason, NOW).check(NOW)
+            states.revoke(ACTOR, reason, NOW).check(NOW)
 
 
 def test_what_an_act_leaves_behind() -> None:
     """A reason of RFC 5280, and a status."""
-    assert states.suspend("me").reason == HOLD
-    assert states.retire("me").reason == "cessation_of_operation"
+    assert states.suspend(ACTOR).reason == HOLD
+    assert states.retire(ACTOR).reason == "cessation_of_operation"
     assert [act.status for act in Act] == ["suspended", "active", "revoked", "retired"]
     assert [act for act in Act if act.is_final] == [Act.REVOKE, Act.RETIRE]
 

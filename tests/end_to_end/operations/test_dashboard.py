@@ -11,7 +11,10 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, expect
 
+from birthmark_sma.authority.devices import states
+from birthmark_sma.authority.devices.revocation import change_devices
 from tests.support.busy_authority import Lively, start_lively
+from tests.support.devices.actors import ACTOR
 from tests.support.devices.acts import suspend_device
 from tests.support.programs.browser import (
     PROGRAM_VARIABLE,
@@ -21,12 +24,13 @@ from tests.support.programs.browser import (
     watched_page,
 )
 
-PAGES = ("Overview", "Devices", "Validations", "Key tables", "Certificates", "Callers")
+PAGES = ("Overview", "Devices", "Validations", "Key tables", "Certificates", "Callers", "Acts")
 DOCUMENTATION = {"API": "/docs", "ReDoc": "/redoc"}
 IN_VIEW = {
     "Devices": ("Serial", "Status"),
     "Validations": ("Result", "Device"),
     "Callers": ("Name", "State"),
+    "Acts": ("Time (UTC)", "Act"),
 }
 """The columns of each list that are in view on a phone."""
 HOSTILE = "<img src=x onerror=alert(1)>"
@@ -48,7 +52,14 @@ PLACES = {
     "validations-none": "/dashboard/validations?device=nothing",
     "table": "/dashboard/tables?by=use&table=7",
     "table-none": "/dashboard/tables?table=9999",
+    "acts-of-a-device": "/dashboard/acts?subject=camera-2&act=device.suspend",
+    "acts-none": "/dashboard/acts?actor=nobody",
 }
+ACTS = {
+    "act-on-a-device": "/dashboard/acts?act=device.suspend&subject=camera-2",
+    "act-on-several": "/dashboard/acts?act=device.reinstate",
+}
+"""Lists of acts whose newest act is looked at."""
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +80,8 @@ def lively(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lively]:
         tokens=60,
     )
     with started.running.database() as database:
+        for change in (states.suspend(ACTOR), states.reinstate(ACTOR)):
+            change_devices(database, [HOSTILE, LONG, "camera-1"], change)
         suspend_device(database, "camera-2")
     yield started
     started.running.server.close()
@@ -131,6 +144,11 @@ def test_a_person_clicks_through_every_page(
         page.locator("dd a[href*=request_id]").click()
         expect(page.locator("tbody tr")).to_have_count(1)
         look(watched, f"{kind}-validations-of-a-request", width)
+        for name, place in ACTS.items():
+            page.goto(place)
+            page.locator("tbody a[href^='/dashboard/act?']").first.click()
+            expect(page.get_by_role("heading", level=1)).to_contain_text("device.")
+            look(watched, f"{kind}-{name}", width)
         page.get_by_role("button", name="Sign out").click()
         expect(page.get_by_role("heading", level=1)).to_have_text("Sign in")
         page.goto("/dashboard")

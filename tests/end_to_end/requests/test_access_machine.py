@@ -29,6 +29,7 @@ from birthmark_sma.authority.access.store import KeyScope
 from birthmark_sma.storage.engine import Database, open_database
 from tests.support.access_keys import UNLIMITED, secret_of, start_with_keys
 from tests.support.cameras.camera import PROVISION, VALIDATE, Camera, provision_body, wire
+from tests.support.devices.actors import ACTOR
 from tests.support.programs.running import Running, new_serial, start, wait_until
 from tests.support.soak import times
 
@@ -102,7 +103,7 @@ class Doors(RuleBasedStateMachine):
             uses_allowed=uses if scope == "provision" else None,
             disclosure=disclosure if scope == "validate" else None,
         )
-        account = Account(secret_of(create_key(self.database, terms)), terms)
+        account = Account(secret_of(create_key(self.database, terms, actor=ACTOR)), terms)
         self.all_accounts.append(account)
         self.unseen.append(account)
         return account
@@ -110,7 +111,7 @@ class Doors(RuleBasedStateMachine):
     @rule(account=accounts)
     def revoke(self, account: Account) -> None:
         if not account.revoked:
-            revoke_key(self.database, account.terms.name)
+            revoke_key(self.database, account.terms.name, actor=ACTOR)
             account.revoked = True
             self.unseen.append(account)
 
@@ -118,7 +119,7 @@ class Doors(RuleBasedStateMachine):
     def rotate(self, account: Account) -> None:
         if not account.revoked:
             account.retired.add(account.secret)
-            issued = rotate_key(self.database, account.terms.name, timedelta(0))
+            issued = rotate_key(self.database, account.terms.name, timedelta(0), actor=ACTOR)
             account.secret = secret_of(issued)
             self.unseen.append(account)
 

@@ -34,6 +34,7 @@ from tests.support.authorities import (
     rows_of,
     small_settings,
 )
+from tests.support.devices.actors import ACTOR
 
 
 def test_from_nothing_to_a_verdict(settings: Settings) -> None:
@@ -63,7 +64,7 @@ def test_with_a_passphrase_alone(tmp_path: Path, database_url: str) -> None:
 def test_progress_is_told(settings: Settings) -> None:
     """A person at a terminal sees the key tables grow to their number."""
     seen: list[tuple[int, int]] = []
-    initialise(settings, lambda *progress: seen.append(progress))
+    initialise(settings, lambda *progress: seen.append(progress), actor=ACTOR)
     assert seen[-1] == (settings.tables, settings.tables)
     assert seen == sorted(seen)
 
@@ -89,14 +90,14 @@ def test_a_database_without_an_authority(settings: Settings) -> None:
 
 def test_an_authority_is_initialised_once_it_is_whole(settings: Settings) -> None:
     """With some key tables missing it is not, and then a run of `sma init` completes it."""
-    initialise(settings, quiet)
+    initialise(settings, quiet, actor=ACTOR)
     assert is_initialised(settings)
     with opened_database(settings) as database:
         execute(database, "DELETE FROM key_tables WHERE table_id > 2")
     assert not is_initialised(settings)
     with pytest.raises(KeyTablesError):
         open_authority(settings)
-    initialise(settings, quiet)
+    initialise(settings, quiet, actor=ACTOR)
     assert is_initialised(settings)
 
 
@@ -119,7 +120,7 @@ def test_what_does_not_fit_is_refused(
     settings: Settings, change: dict[str, Any], error: type[BirthmarkError]
 ) -> None:
     """With a sentence, and without the secret; and afterwards what fits still opens."""
-    initialise(settings, quiet)
+    initialise(settings, quiet, actor=ACTOR)
     with pytest.raises(error) as refused:
         open_authority(small_settings(settings.data_dir, settings.resolved_database_url, **change))
     assert PASSPHRASE not in str(refused.value)
@@ -136,7 +137,7 @@ def test_a_passphrase_that_does_not_fit(
 ) -> None:
     """One sentence, nothing of the secret in it, and the authority as it was."""
     by_passphrase = settings.model_copy(update={"kek_file": None})
-    initialise(by_passphrase, quiet)
+    initialise(by_passphrase, quiet, actor=ACTOR)
     wrong = small_settings(
         settings.data_dir, settings.resolved_database_url, kek_file=None, ca_password=passphrase
     )
@@ -150,14 +151,14 @@ def test_a_passphrase_that_does_not_fit(
 
 def test_with_a_key_file_the_server_needs_no_passphrase(settings: Settings) -> None:
     """Threat 5: CA_PASSWORD then encrypts the root's key alone, and can be kept away as well."""
-    initialise(settings, quiet)
+    initialise(settings, quiet, actor=ACTOR)
     with opened(settings.model_copy(update={"ca_password": None})) as authority:
         new_camera(authority, "camera")
 
 
 def test_another_authority_s_key_file(settings: Settings, tmp_path: Path) -> None:
     """A wrong key is noticed at the start and not at the first token."""
-    initialise(settings, quiet)
+    initialise(settings, quiet, actor=ACTOR)
     assert settings.kek_file is not None
     kept = settings.kek_file.read_bytes()
     settings.kek_file.write_bytes(kept[::-1])
@@ -170,13 +171,13 @@ def test_another_authority_s_key_file(settings: Settings, tmp_path: Path) -> Non
 
 def test_a_schema_of_another_version(settings: Settings) -> None:
     """A newer program's database is left alone by opening, asking and initialising."""
-    initialise(settings, quiet)
+    initialise(settings, quiet, actor=ACTOR)
     database = open_database(settings.resolved_database_url)
     execute(database, "UPDATE alembic_version SET version_num = '9999'")
     uses: list[Callable[[Settings], Any]] = [
         open_authority,
         is_initialised,
-        lambda given: initialise(given, quiet),
+        lambda given: initialise(given, quiet, actor=ACTOR),
     ]
     for use in uses:
         with pytest.raises(SchemaMismatchError, match="newer program"):
@@ -191,7 +192,7 @@ def test_an_outage_is_not_an_empty_database(tmp_path: Path) -> None:
     uses: list[Callable[[Settings], Any]] = [
         open_authority,
         is_initialised,
-        lambda given: initialise(given, quiet),
+        lambda given: initialise(given, quiet, actor=ACTOR),
     ]
     for use in uses:
         with pytest.raises(DatabaseUnavailableError):
@@ -216,7 +217,7 @@ def test_closing_leaves_no_thread(settings: Settings) -> None:
 def test_a_refused_opening_leaves_no_connection(tmp_path: Path, postgres_url: str) -> None:
     """A supervisor that tries again and again does not use up the server."""
     settings = small_settings(tmp_path, postgres_url, kek_file=None)
-    initialise(settings, quiet)
+    initialise(settings, quiet, actor=ACTOR)
     wrong = small_settings(tmp_path, postgres_url, kek_file=None, ca_password="another")
     before = set(threading.enumerate())
     for _ in range(5):

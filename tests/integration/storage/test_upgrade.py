@@ -4,6 +4,7 @@ import json
 import secrets
 from collections import Counter
 from datetime import UTC, datetime, timedelta
+from functools import partial
 
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
@@ -18,6 +19,7 @@ from birthmark_sma.authority.devices import store as device_store
 from birthmark_sma.authority.devices.activity import most_active
 from birthmark_sma.authority.devices.revocation import change_device
 from birthmark_sma.authority.devices.states import reinstate
+from birthmark_sma.authority.initialisation import record_migration
 from birthmark_sma.authority.key_tables import epochs, holders
 from birthmark_sma.authority.key_tables import store as key_table_store
 from birthmark_sma.authority.key_tables.epochs import TableState
@@ -35,6 +37,7 @@ from tests.support.audit_rows import AuditWriter
 from tests.support.authorities import execute, migrate_to, rows_of
 from tests.support.counting import assert_counters_are_those_of_the_trail
 from tests.support.days import DAY, current_time, today
+from tests.support.devices.actors import ACTOR
 from tests.support.pki.chains import ca
 
 OLD = "SELECT id, encrypted_nuc_hash, validated_at, request_ip FROM validation_history ORDER BY id"
@@ -98,6 +101,23 @@ def test_an_upgrade_keeps_and_counts_everything(old_database: Database) -> None:
     ids = [row[0] for row in rows_of(old_database, OLD)]
     assert ids == sorted(set(ids))
     assert len(ids) == 10
+
+
+def test_an_upgrade_is_an_act(old_database: Database) -> None:
+    """The first one, in the transaction of the migration; a second run changes nothing."""
+    for _ in range(2):
+        migrate(old_database, partial(record_migration, ACTOR))
+    acts = "SELECT id, act, actor, subjects, details FROM administrative_acts"
+    [(number, act, actor, subjects, details)] = rows_of(old_database, acts)
+    assert (number, act, actor, subjects) == (1, "authority.migrate", ACTOR.name, 1)
+    states = {"before": {"schema": "0001"}, "after": {"schema": HEAD_REVISION}}
+    assert json.loads(details) == states
+
+
+def test_an_empty_database_is_no_act(empty_database: Database) -> None:
+    """Its creation is the ceremony's."""
+    migrate(empty_database, partial(record_migration, ACTOR))
+    assert rows_of(empty_database, "SELECT id FROM administrative_acts") == []
 
 
 def test_only_the_busiest_of_a_day_are_listed(old_database: Database) -> None:
@@ -428,7 +448,7 @@ def test_an_upgrade_puts_suspended_devices_on_hold(empty_database: Database) -> 
         "certificate_hold",
         revocation.revoked_at,
     )
-    assert change_device(empty_database, "device-1", reinstate("me")) == "device-1"
+    assert change_device(empty_database, "device-1", reinstate(ACTOR)) == "device-1"
     with empty_database.read() as connection:
         assert ca_store.list_revocations(connection) == []
 

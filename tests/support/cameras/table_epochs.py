@@ -15,6 +15,7 @@ from birthmark_sma.storage.engine import Database
 from birthmark_sma.storage.schema.devices import registered_devices
 from birthmark_sma.storage.schema.key_tables import earlier_table_keys
 from tests.support.cameras.camera import Camera
+from tests.support.devices.actors import ACTOR
 
 MONTH = timedelta(days=30)
 
@@ -24,7 +25,7 @@ def rotate(
 ) -> list[TableState]:
     """Rotate tables of an authority, all of them by default."""
     chosen = range(authority.table_sizes.tables) if table_ids is None else table_ids
-    return epochs.rotate(authority.database, authority.secrets.keks, chosen, overlap)
+    return epochs.rotate(authority.database, authority.secrets.keks, chosen, overlap, actor=ACTOR)
 
 
 def give_new_keys(authority: Authority, camera: Camera) -> Camera:

@@ -5,8 +5,7 @@ from datetime import timedelta
 from birthmark_sma.authority.devices import re_enrolments, states
 from birthmark_sma.authority.devices.revocation import change_device
 from birthmark_sma.storage.engine import Database
-
-ACTOR = "an operator"
+from tests.support.devices.actors import ACTOR
 
 
 def suspend_device(database: Database, name: str) -> str:

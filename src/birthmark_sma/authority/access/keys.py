@@ -6,7 +6,7 @@ database gets its SHA-256 digest.
 
 import base64
 import secrets
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
 from cryptography import x509
@@ -16,6 +16,9 @@ from sqlalchemy import Connection
 from birthmark_sma.authority.access import store as access_key_store
 from birthmark_sma.authority.access.cache import ID_CHARACTERS, PREFIX, digest
 from birthmark_sma.authority.access.store import AccessKey, KeyScope
+from birthmark_sma.authority.acts import trail
+from birthmark_sma.authority.acts.actor import ActKind, Actor
+from birthmark_sma.authority.acts.trail import Facts, Subject
 from birthmark_sma.authority.provisioning.issuance import MAX_DESCRIPTION, is_description
 from birthmark_sma.errors import (
     AccessKeyNameError,
@@ -55,7 +58,7 @@ class KeyTerms:
     certificate_issuer: x509.Certificate | None = None
 
 
-def create_key(database: Database, terms: KeyTerms) -> IssuedKey:
+def create_key(database: Database, terms: KeyTerms, actor: Actor) -> IssuedKey:
     """Create an access key and return it with its secret. A key of a certificate has no secret.
 
     Raises AccessKeyRefusedError for terms that contradict each other, and AccessKeyNameError if a
@@ -87,12 +90,13 @@ def create_key(database: Database, terms: KeyTerms) -> IssuedKey:
     def add(transaction: Connection) -> None:
         _refuse_second(transaction, key)
         access_key_store.add_key(transaction, key)
+        _record(transaction, actor, ActKind.ACCESS_KEY_CREATE, None, key)
 
     database.transact(add)
     return IssuedKey(key, secret)
 
 
-def revoke_key(database: Database, name_or_id: str) -> AccessKey:
+def revoke_key(database: Database, name_or_id: str, actor: Actor) -> AccessKey:
     """Revoke a key permanently and return it as it was. Servers refuse it within a second.
 
     Raises UnknownAccessKeyError if no key that is not revoked has this name or id.
@@ -100,13 +104,16 @@ def revoke_key(database: Database, name_or_id: str) -> AccessKey:
 
     def revoke(transaction: Connection) -> AccessKey:
         key = _find_living(transaction, name_or_id)
-        access_key_store.change_key(transaction, key.key_id, revoked_at=database.clock.now())
+        now = database.clock.now()
+        access_key_store.change_key(transaction, key.key_id, revoked_at=now)
+        revoked = replace(key, revoked_at=now)
+        _record(transaction, actor, ActKind.ACCESS_KEY_REVOKE, key, revoked)
         return key
 
     return database.transact(revoke)
 
 
-def rotate_key(database: Database, name_or_id: str, grace: timedelta) -> IssuedKey:
+def rotate_key(database: Database, name_or_id: str, grace: timedelta, actor: Actor) -> IssuedKey:
     """Give a key a new secret. The old secret stays valid for `grace`; 0 ends it at once.
 
     Raises UnknownAccessKeyError, or AccessKeyRefusedError if the key has a certificate and no
@@ -122,16 +129,42 @@ def rotate_key(database: Database, name_or_id: str, grace: timedelta) -> IssuedK
                 " certificate, and create a key for it."
             )
         secret = _new_secret(key.key_id)
+        until = now + grace if grace else None
         access_key_store.change_key(
             transaction,
             key.key_id,
             secret_digest=digest(secret),
             previous_digest=key.secret_digest if grace else None,
-            previous_until=now + grace if grace else None,
+            previous_until=until,
         )
+        rotated = replace(key, previous_until=until)
+        _record(transaction, actor, ActKind.ACCESS_KEY_ROTATE, key, rotated)
         return IssuedKey(key, secret)
 
     return database.transact(rotate)
+
+
+_RECORDED = (
+    *("name", "expires_at", "device_family", "uses_allowed", "may_re_enrol", "disclosure"),
+    *("rate_limit", "certificate_issuer", "previous_until", "revoked_at"),
+)
+"""The fields of a key that the trail of acts records. No digest of a secret is among them."""
+
+
+def _record(
+    transaction: Connection, actor: Actor, kind: ActKind, before: AccessKey | None, after: AccessKey
+) -> None:
+    subject = Subject(after.key_id, None if before is None else _facts(before), _facts(after))
+    trail.record(transaction, actor, kind, [subject])
+
+
+def _facts(key: AccessKey) -> Facts:
+    fingerprint = key.certificate_fingerprint
+    return {
+        **{name: getattr(key, name) for name in _RECORDED},
+        "scope": key.scope.value,
+        "certificate_sha256": None if fingerprint is None else fingerprint.hex(),
+    }
 
 
 def has_good_key(database: Database) -> bool:

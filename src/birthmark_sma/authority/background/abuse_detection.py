@@ -12,6 +12,9 @@ from typing import NamedTuple
 
 from sqlalchemy import Connection
 
+from birthmark_sma.authority.acts import trail
+from birthmark_sma.authority.acts.actor import ActKind, Actor, Source
+from birthmark_sma.authority.acts.trail import Facts, Subject
 from birthmark_sma.authority.devices import abuse_flags, activity
 from birthmark_sma.authority.devices import store as device_store
 from birthmark_sma.authority.devices.abuse_flags import Flag, FlagMode
@@ -33,7 +36,7 @@ SUSPENSIONS_AN_HOUR = 20
 """The most devices that are suspended automatically in an hour, so that a fault cannot disable a
 whole fleet. A person can suspend more."""
 
-_SUSPENSION = suspend("abuse-detection")
+_SERVER = Actor("abuse-detection", Source.SERVER)
 _STEP_DEVICES = 1_000
 _STEP_PAUSE_SECONDS = 0.05
 _LOGGED = 20  # devices of one scan that the log names, one line each
@@ -87,11 +90,11 @@ class AbuseDetection(BackgroundTask):
     def work(self, now: datetime) -> None:  # noqa: ARG002 - the database's time alone counts
         """Scan once, unless abuse detection is off."""
         if self._mode is not AbuseMode.OFF:
-            scan_for_abuse(self._database, self._policy, self._mode, self.pause)
+            scan_for_abuse(self._database, self._policy, self._mode, self.pause, _SERVER)
 
 
 def scan_for_abuse(
-    database: Database, policy: AbusePolicy, mode: AbuseMode, pause: Pause
+    database: Database, policy: AbusePolicy, mode: AbuseMode, pause: Pause, actor: Actor
 ) -> AbuseScan:
     """Flag the devices that made far more pictures than usual today, by the database's clock.
 
@@ -107,7 +110,7 @@ def scan_for_abuse(
     steps = ((day, found) for day in days for found in _iterate_due(database, policy, mode, day))
     for day, found in steps:
         if found:
-            _flag(database, mode, day, found, done)
+            _flag(database, mode, day, found, done, actor=actor)
         if pause(_STEP_PAUSE_SECONDS):
             break
     if done.flagged > _LOGGED:
@@ -122,7 +125,9 @@ def scan_for_abuse(
     return done
 
 
-def review_flags(database: Database, device_serial: str, day: date | None = None) -> int:
+def review_flags(
+    database: Database, device_serial: str, actor: Actor, day: date | None = None
+) -> int:
     """Mark a device's flags as reviewed, all or those of a day (UTC), and return their number.
 
     The device is not flagged again before the next midnight (UTC). Its status does not change, so a
@@ -138,6 +143,10 @@ def review_flags(database: Database, device_serial: str, day: date | None = None
         reviewed = abuse_flags.set_reviewed(transaction, [serial], now, day=day)
         if not reviewed:
             find_named(transaction, device_serial)  # raises UnknownDeviceError
+        else:
+            subject = Subject(serial, {"open_flags": reviewed}, {"open_flags": 0})
+            more = {"day": day}
+            trail.record(transaction, actor, ActKind.DEVICE_REVIEW_FLAGS, [subject], more=more)
         return reviewed
 
     if reviewed := database.transact(review):
@@ -191,7 +200,13 @@ def _excused(
 
 
 def _flag(
-    database: Database, mode: AbuseMode, day: date, due: Sequence[_Due], done: AbuseScan
+    database: Database,
+    mode: AbuseMode,
+    day: date,
+    due: Sequence[_Due],
+    done: AbuseScan,
+    *,
+    actor: Actor,
 ) -> None:
     """Add flags, and suspend the devices if that is the mode, in one transaction; then log them.
 
@@ -208,7 +223,7 @@ def _flag(
         found.sort(key=_Due.how_far, reverse=True)
         now = database_time(transaction)
         suspended, spared = (
-            _suspend(transaction, found, now) if mode is AbuseMode.SUSPEND else (set(), 0)
+            _suspend(transaction, found, now, actor) if mode is AbuseMode.SUSPEND else (set(), 0)
         )
         new = FlagMode.SHADOW if mode is AbuseMode.SHADOW else FlagMode.FLAG
         added = [
@@ -223,6 +238,8 @@ def _flag(
         ]
         if added:
             abuse_flags.add_flags(transaction, added)
+            subjects = [Subject(each.device_serial, None, _facts(each)) for each in added]
+            trail.record(transaction, actor, ActKind.DEVICE_FLAG, subjects, more={"day": day})
         if suspended:
             finish(transaction)
         return added, suspended, spared
@@ -236,7 +253,13 @@ def _flag(
     done.spared += spared
 
 
-def _suspend(transaction: Connection, due: Sequence[_Due], now: datetime) -> tuple[set[str], int]:
+def _facts(flag: Flag) -> Facts:
+    return {"flag": flag.mode.value, "pictures": flag.pictures, "threshold": flag.threshold}
+
+
+def _suspend(
+    transaction: Connection, due: Sequence[_Due], now: datetime, actor: Actor
+) -> tuple[set[str], int]:
     """Suspend devices up to the limit; return their serials, and how many devices are left over.
 
     A device that is not active, such as a revoked one, keeps its status.
@@ -247,7 +270,7 @@ def _suspend(transaction: Connection, due: Sequence[_Due], now: datetime) -> tup
     while waiting and len(suspended) < allowed:
         tried = allowed - len(suspended)
         some, waiting = waiting[:tried], waiting[tried:]
-        suspended |= change_registered(transaction, some, _SUSPENSION)
+        suspended |= change_registered(transaction, some, suspend(actor))
     return suspended, len(waiting)
 
 

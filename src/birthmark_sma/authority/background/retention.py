@@ -12,6 +12,9 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import Connection
 
+from birthmark_sma.authority.acts import trail
+from birthmark_sma.authority.acts.actor import ActKind, Actor
+from birthmark_sma.authority.acts.trail import Subject
 from birthmark_sma.authority.background import pruning
 from birthmark_sma.authority.validation import replay_ledger
 from birthmark_sma.authority.validation.store import ValidationStore, make_store
@@ -69,17 +72,21 @@ def prune(
     before: datetime,
     pause: Pause,
     progress: Callable[[int], None] | None = None,
+    actor: Actor | None = None,
 ) -> Pruned:
     """Delete everything that is older than `before`, a midnight (UTC), and return what was deleted.
 
     Drop whole partitions; delete other rows up to 500 at a time. Also delete the counters and the
     device activity of those days, and the tokens that were first seen then: such a token counts as
     new if it comes again. Each step commits. `progress` is called after each with the number of
-    partitions and rows so far; then `pause` is called, and True stops the work.
+    partitions and rows so far; then `pause` is called, and True stops the work. If a person asked
+    for it, `actor` is recorded in the trail of acts before the first step.
 
     Raises DatabaseUnavailableError, for instance if a partition stays locked for 5 tries. The steps
     before that stay done.
     """
+    if actor is not None:
+        database.transact(partial(_record, actor, before))
     dropped: list[str] = []
     rows = 0
     for step in _steps(database, before):
@@ -90,6 +97,11 @@ def prune(
         if pause(step.pause):
             break
     return Pruned(tuple(dropped), rows)
+
+
+def _record(actor: Actor, before: datetime, transaction: Connection) -> None:
+    subject = Subject(None, None, {"oldest_kept": before})
+    trail.record(transaction, actor, ActKind.HISTORY_PRUNE, [subject])
 
 
 class _Step(NamedTuple):

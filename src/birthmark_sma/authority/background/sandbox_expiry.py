@@ -9,6 +9,7 @@ from functools import partial
 
 from sqlalchemy import Connection
 
+from birthmark_sma.authority.acts import trail
 from birthmark_sma.authority.background.retention import prune
 from birthmark_sma.authority.ca import store as ca_store
 from birthmark_sma.authority.devices import store as device_store
@@ -21,7 +22,7 @@ _STEP_ROWS = 500
 
 
 class SandboxExpiry(BackgroundTask):
-    """Deletes old devices, revocations, first answers and rows of the audit trail, every minute."""
+    """Deletes old devices, revocations, first answers, acts and audit rows, every minute."""
 
     name = "sandbox-short-life"
     every_seconds = 60.0
@@ -47,6 +48,7 @@ class SandboxExpiry(BackgroundTask):
 
         def forget(transaction: Connection) -> None:
             ca_store.forget_revocations(transaction, before)
+            trail.forget_before(transaction, before)
             idempotency_store.forget_before(transaction, before)
 
         self._database.transact(forget)

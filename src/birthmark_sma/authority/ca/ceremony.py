@@ -8,7 +8,7 @@ key. A crash at any point must leave no authority without its root key.
 import contextlib
 import re
 import secrets
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final
@@ -18,6 +18,9 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding
 from sqlalchemy import Connection
 
+from birthmark_sma.authority.acts import trail
+from birthmark_sma.authority.acts.actor import ActKind, Actor
+from birthmark_sma.authority.acts.trail import Subject
 from birthmark_sma.authority.ca import store as ca_store
 from birthmark_sma.authority.ca.crl_publication import add_root_crl
 from birthmark_sma.authority.ca.intermediate_key import seal_ca_key
@@ -63,7 +66,9 @@ class Ceremony:
 _SANDBOX_AGE = timedelta(days=1_000)
 
 
-def hold_ceremony(database: Database, settings: Settings, *, sandbox: bool = False) -> Ceremony:
+def hold_ceremony(
+    database: Database, settings: Settings, actor: Actor, *, sandbox: bool = False
+) -> Ceremony:
     """Create root, intermediate and key-encryption key in a migrated database.
 
     `sandbox` is recorded in the database for ever, and shows in the names of both certificates.
@@ -107,6 +112,8 @@ def hold_ceremony(database: Database, settings: Settings, *, sandbox: bool = Fal
         add_root_crl(transaction, root_signer)
         signature = sign_trust_list(trusted_roots([stored_root]), root, root_signer)
         ca_store.put_roots_signature(transaction, signature)
+        created = {**asdict(settings.table_sizes), "sandbox": sandbox}
+        trail.record(transaction, actor, ActKind.AUTHORITY_CREATE, [Subject(None, None, created)])
 
     try:
         database.transact(add)

@@ -19,6 +19,9 @@ from typing import NamedTuple
 from cryptography import x509
 from sqlalchemy import Connection
 
+from birthmark_sma.authority.acts import trail
+from birthmark_sma.authority.acts.actor import ActKind, Actor
+from birthmark_sma.authority.acts.trail import Facts
 from birthmark_sma.authority.ca import crl_store
 from birthmark_sma.authority.ca import store as ca_store
 from birthmark_sma.authority.ca.crl_store import (
@@ -152,16 +155,25 @@ def _publish(
 
 
 def publish_crls(
-    database: Database, issuers: OpenIssuers, root_signers: Iterable[Signer]
+    database: Database, issuers: OpenIssuers, root_signers: Iterable[Signer], actor: Actor
 ) -> dict[str, ServedCrl]:
     """Publish the CRLs of the intermediates, and those of the roots whose keys are given.
 
-    Return the newest CRL of each CA that has one, by its name. Raises the errors of
-    `publish_due_crl` and those of `publish_root_crls`.
+    The last transaction records the act. Return the newest CRL of each CA that has one, by its
+    name. Raises the errors of `publish_due_crl` and those of `publish_root_crls`.
     """
+    signers = tuple(root_signers)
+    with database.read() as connection:
+        before = _describe_newest(connection, issuers)
     for issuer in issuers.signing():
         publish_due_crl(database, issuer, at_once=True)
-    publish_root_crls(database, root_signers)
+
+    def finish(transaction: Connection) -> None:
+        _add_root_crls(transaction, signers)
+        changed = trail.compare(before, _describe_newest(transaction, issuers))
+        trail.record(transaction, actor, ActKind.CA_PUBLISH_CRL, changed)
+
+    database.transact(finish)
     served = ServedCrls(database)
     newest = {ca.name: served.newest(ca.name) for ca in issuers.cas}
     return {name: crl for name, crl in newest.items() if crl is not None}
@@ -174,12 +186,18 @@ def publish_root_crls(database: Database, root_signers: Iterable[Signer]) -> Non
     belongs to another authority, and DatabaseUnavailableError.
     """
     signers = tuple(root_signers)
+    database.transact(lambda transaction: _add_root_crls(transaction, signers))
 
-    def publish(transaction: Connection) -> None:
-        for signer in signers:
-            add_root_crl(transaction, signer)
 
-    database.transact(publish)
+def _add_root_crls(transaction: Connection, signers: Iterable[Signer]) -> None:
+    for signer in signers:
+        add_root_crl(transaction, signer)
+
+
+def _describe_newest(connection: Connection, issuers: OpenIssuers) -> dict[str, Facts]:
+    """Return the number of the newest CRL of each CA that has one, by the CA's name."""
+    heads = {ca.name: crl_store.find_newest_head(connection, ca.name) for ca in issuers.cas}
+    return {name: {"crl_number": head.number} for name, head in heads.items() if head is not None}
 
 
 def add_root_crl(transaction: Connection, root_signer: Signer) -> None:

@@ -5,6 +5,7 @@ and the CRLs. Private keys pass through here encrypted only. Every change of a C
 state raises `ca_generation` in the same transaction, so that servers notice it.
 """
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
 from datetime import datetime
 from enum import StrEnum
@@ -13,7 +14,8 @@ from typing import Any
 from cryptography import x509
 from sqlalchemy import Connection, delete, func, insert, select, update
 
-from birthmark_sma.errors import NotInitialisedError
+from birthmark_sma.authority.acts.trail import Facts
+from birthmark_sma.errors import NotInitialisedError, UnknownCaError
 from birthmark_sma.storage.engine import Database
 from birthmark_sma.storage.schema.authority import authority, ca_certificates
 from birthmark_sma.storage.schema.certificates import revoked_certificates
@@ -109,6 +111,34 @@ def list_cas(connection: Connection) -> list[StoredCa]:
     """Return all CA certificates, the oldest first."""
     query = select(*_CA_COLUMNS).order_by(ca_certificates.c.created_at, ca_certificates.c.name)
     return [_stored(row) for row in connection.execute(query)]
+
+
+def pick_active(cas: Sequence[StoredCa], role: CaRole) -> StoredCa:
+    """Return the active CA of a role among these. Raises NotInitialisedError without one."""
+    for each in cas:
+        if each.role is role and each.state is CaState.ACTIVE:
+            return each
+    raise NotInitialisedError
+
+
+def pick(cas: Sequence[StoredCa], name: str) -> StoredCa:
+    """Return the CA of this name among these. Raises UnknownCaError without one."""
+    for each in cas:
+        if each.name == name:
+            return each
+    raise UnknownCaError(f"There is no CA {name}. To see all, type: sma ca list")
+
+
+def describe_states(connection: Connection) -> dict[str, Facts]:
+    """Return role, state and time of a compromise of each CA, by name, for the trail of acts."""
+    return {
+        each.name: {
+            "role": each.role.value,
+            "state": each.state.value,
+            "compromised_since": each.invalid_since,
+        }
+        for each in list_cas(connection)
+    }
 
 
 def find_ca(connection: Connection, name: str) -> StoredCa | None:

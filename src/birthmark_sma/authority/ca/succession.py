@@ -14,6 +14,8 @@ from pathlib import Path
 
 from sqlalchemy import Connection
 
+from birthmark_sma.authority.acts import trail
+from birthmark_sma.authority.acts.actor import ActKind, Actor
 from birthmark_sma.authority.ca import store as ca_store
 from birthmark_sma.authority.ca.ceremony import (
     finish_ceremony,
@@ -26,7 +28,6 @@ from birthmark_sma.authority.ca.crl_publication import add_root_crl
 from birthmark_sma.authority.ca.issuers import trusted_roots
 from birthmark_sma.authority.ca.store import CaRole, CaState, StoredCa
 from birthmark_sma.authority.ca.successors import (
-    find_active,
     generate_like,
     new_crosses,
     new_intermediate,
@@ -39,7 +40,6 @@ from birthmark_sma.errors import (
     CaStateError,
     ConfigurationError,
     RotationError,
-    UnknownCaError,
 )
 from birthmark_sma.pki.crl import OLDEST_INVALIDITY
 from birthmark_sma.pki.keys.ca_keys import CaKeyType, Signer
@@ -77,8 +77,11 @@ class Successions:
     PrivateFileError, and DatabaseUnavailableError.
     """
 
-    def __init__(self, database: Database, settings: Settings, *, dry_run: bool = False) -> None:
+    def __init__(
+        self, database: Database, settings: Settings, actor: Actor, *, dry_run: bool = False
+    ) -> None:
         self._database = database
+        self._actor = actor
         self._settings = settings
         self._dry_run = dry_run
 
@@ -91,8 +94,8 @@ class Successions:
         an intermediate is prepared already, and IssuerExpiredError if the root has expired.
         """
         with self._alone() as cas:
-            active = find_active(cas, CaRole.INTERMEDIATE)
-            root = find_active(cas, CaRole.ROOT)
+            active = ca_store.pick_active(cas, CaRole.INTERMEDIATE)
+            root = ca_store.pick_active(cas, CaRole.ROOT)
             for each in self._prepared(cas, root):
                 raise CaStateError(
                     f"{each.name} is prepared already. To let it sign, type: sma ca rotate"
@@ -109,7 +112,7 @@ class Successions:
                     ca_store.add_ca(transaction, new, now)
                 add_root_crl(transaction, root_signer)
 
-            self._act(add)
+            self._act(ActKind.CA_PREPARE if prepare_only else ActKind.CA_ROTATE, add)
         if prepare_only:
             return Succession(active.name, added=(new.name,))
         return Succession(new.name, added=(new.name,), retiring=(active.name,))
@@ -120,22 +123,23 @@ class Successions:
         Needs no key of a root. Raises UnknownCaError, or CaStateError if it is not prepared.
         """
         with self._alone() as cas:
-            chosen, active = _find(cas, name), find_active(cas, CaRole.INTERMEDIATE)
+            chosen = ca_store.pick(cas, name)
+            active = ca_store.pick_active(cas, CaRole.INTERMEDIATE)
             if chosen.state is not CaState.PREPARED:
                 raise CaStateError(f"{name} is {chosen.state.value}, so it cannot become active.")
-            if chosen.issuer != find_active(cas, CaRole.ROOT).name:
+            if chosen.issuer != ca_store.pick_active(cas, CaRole.ROOT).name:
                 raise CaStateError(
                     f"{name} belongs to {chosen.issuer}, which is retiring. For one under the"
                     " active root, type: sma ca rotate --prepare-only"
                 )
-            if not self._prepared([chosen], _find(cas, chosen.issuer)):
+            if not self._prepared([chosen], ca_store.pick(cas, chosen.issuer)):
                 raise CaStateError(f"The certificate of {name} has ended.")
 
             def change(transaction: Connection, now: datetime) -> None:
                 _set(transaction, active, CaState.RETIRING, now)
                 _set(transaction, chosen, CaState.ACTIVE, now)
 
-            self._act(change)
+            self._act(ActKind.CA_ACTIVATE, change)
         return Succession(name, retiring=(active.name,))
 
     def compromise(
@@ -150,16 +154,16 @@ class Successions:
         than the revocation that it corrects.
         """
         with self._alone() as cas:
-            gone = _find(cas, name)
+            gone = ca_store.pick(cas, name)
             self._check_compromise(gone, since)
             is_known = gone.state is CaState.COMPROMISED
             if is_known and since in {None, gone.invalid_since}:
-                return Succession(find_active(cas, CaRole.INTERMEDIATE).name)
-            signers = {gone.issuer: self._root_signer(_find(cas, gone.issuer))}
+                return Succession(ca_store.pick_active(cas, CaRole.INTERMEDIATE).name)
+            signers = {gone.issuer: self._root_signer(ca_store.pick(cas, gone.issuer))}
             successor: StoredCa | None = None
             is_new = False
             if gone.state is CaState.ACTIVE:
-                root = find_active(cas, CaRole.ROOT)
+                root = ca_store.pick_active(cas, CaRole.ROOT)
                 signers.setdefault(root.name, self._root_signer(root))
                 prepared = self._prepared(cas, root)
                 is_new = not prepared
@@ -180,8 +184,8 @@ class Successions:
                 for signer in signers.values():
                     add_root_crl(transaction, signer)
 
-            self._act(change)
-        active = successor or find_active(cas, CaRole.INTERMEDIATE)
+            self._act(ActKind.CA_COMPROMISE, change)
+        active = successor or ca_store.pick_active(cas, CaRole.INTERMEDIATE)
         added = (active.name,) if is_new else ()
         return Succession(active.name, added=added, compromised=name)
 
@@ -192,7 +196,8 @@ class Successions:
         root signs the list of trusted roots. Raises IssuerExpiredError if it has expired.
         """
         with self._alone() as cas:
-            old, active = find_active(cas, CaRole.ROOT), find_active(cas, CaRole.INTERMEDIATE)
+            old = ca_store.pick_active(cas, CaRole.ROOT)
+            active = ca_store.pick_active(cas, CaRole.INTERMEDIATE)
             old_signer = self._root_signer(old)
             signer, now = generate_like(old, key_type), self._database.clock.now()
             new = new_root(cas, signer, now)
@@ -219,7 +224,7 @@ class Successions:
                 signature = sign_trust_list(roots, old.load(), old_signer)
                 ca_store.put_roots_signature(transaction, signature)
 
-            self._act(change)
+            self._act(ActKind.CA_ROLL_ROOT, change)
             if not self._dry_run:
                 finish_ceremony(self._database, self._settings)
         added = (new.name, *(each.name for each in crosses), intermediate.name)
@@ -266,11 +271,14 @@ class Successions:
             with self._database.read() as connection:
                 yield ca_store.list_cas(connection)
 
-    def _act(self, change: Callable[[Connection, datetime], None]) -> None:
-        """Run a change in one transaction; roll it back in a dry run."""
+    def _act(self, kind: ActKind, change: Callable[[Connection, datetime], None]) -> None:
+        """Run a change in one transaction, and record it; roll it back in a dry run."""
 
         def work(transaction: Connection) -> None:
+            before = ca_store.describe_states(transaction)
             change(transaction, self._database.clock.now())
+            changed = trail.compare(before, ca_store.describe_states(transaction))
+            trail.record(transaction, self._actor, kind, changed)
             if self._dry_run:
                 raise _DryRun
 
@@ -328,10 +336,3 @@ def _retire_ended(transaction: Connection, cas: Sequence[StoredCa], now: datetim
             and each.load().not_valid_after_utc < now
         ):
             _set(transaction, each, CaState.RETIRED, now)
-
-
-def _find(cas: Sequence[StoredCa], name: str) -> StoredCa:
-    for each in cas:
-        if each.name == name:
-            return each
-    raise UnknownCaError(f"There is no CA {name}. To see all, type: sma ca list")

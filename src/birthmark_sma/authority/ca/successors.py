@@ -9,22 +9,14 @@ from datetime import datetime
 
 from cryptography import x509
 
+from birthmark_sma.authority.ca import store as ca_store
 from birthmark_sma.authority.ca.ceremony import random_serial_number, to_pem
 from birthmark_sma.authority.ca.intermediate_key import seal_ca_key
-from birthmark_sma.authority.ca.store import CaRole, CaState, StoredCa
+from birthmark_sma.authority.ca.store import CaRole, StoredCa
 from birthmark_sma.authority.kek.wrapping import KeyEncryptionKey
-from birthmark_sma.errors import NotInitialisedError
 from birthmark_sma.pki import certificates, names, profiles
 from birthmark_sma.pki.keys import ca_keys
 from birthmark_sma.pki.keys.ca_keys import CaKeyType, Signer
-
-
-def find_active(cas: Sequence[StoredCa], role: CaRole) -> StoredCa:
-    """Return the active CA of a role. Raises NotInitialisedError if there is none."""
-    for each in cas:
-        if each.role is role and each.state is CaState.ACTIVE:
-            return each
-    raise NotInitialisedError
 
 
 def generate_like(ca: StoredCa, key_type: CaKeyType | None) -> Signer:
@@ -45,7 +37,7 @@ def new_intermediate(
 
     Raises IssuerExpiredError if the root has expired.
     """
-    signer = generate_like(find_active(cas, CaRole.INTERMEDIATE), key_type)
+    signer = generate_like(ca_store.pick_active(cas, CaRole.INTERMEDIATE), key_type)
     number = _next_number(cas, CaRole.INTERMEDIATE)
     issuer = root.load()
     prepared = certificates.prepare_intermediate(
@@ -68,7 +60,7 @@ def new_intermediate(
 def new_root(cas: Sequence[StoredCa], signer: Signer, now: datetime) -> StoredCa:
     """Return a new root with the key `signer`."""
     number = _next_number(cas, CaRole.ROOT)
-    old = find_active(cas, CaRole.ROOT).load()
+    old = ca_store.pick_active(cas, CaRole.ROOT).load()
     prepared = certificates.prepare_root(
         signer.public_key,
         now=now,

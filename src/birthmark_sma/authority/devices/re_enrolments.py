@@ -10,6 +10,9 @@ from datetime import datetime, timedelta
 
 from sqlalchemy import Connection, delete, select
 
+from birthmark_sma.authority.acts import trail
+from birthmark_sma.authority.acts.actor import ActKind, Actor
+from birthmark_sma.authority.acts.trail import Facts, Subject
 from birthmark_sma.authority.devices.revocation import find_named
 from birthmark_sma.errors import DeviceStatusError
 from birthmark_sma.protocol.verdict import DeviceStatus
@@ -30,7 +33,7 @@ class ReEnrolment:
     opened_at: datetime
 
 
-def allow(database: Database, name: str, period: timedelta, actor: str) -> ReEnrolment:
+def allow(database: Database, name: str, period: timedelta, actor: Actor) -> ReEnrolment:
     """Allow one re-enrolment of a device within `period` from now, in place of any earlier one.
 
     `name` is a serial as for `find_named`. Raises UnknownDeviceError, or DeviceStatusError if the
@@ -45,17 +48,20 @@ def allow(database: Database, name: str, period: timedelta, actor: str) -> ReEnr
                 f" re-enrolled. {advise(device.status)}"
             )
         now = database_time(transaction)
-        permission = ReEnrolment(device.device_serial, now + period, actor, now)
+        earlier = find(transaction, device.device_serial, now)
+        permission = ReEnrolment(device.device_serial, now + period, actor.name, now)
         replaced = [_table.allowed_until, _table.actor, _table.opened_at]
         transaction.execute(
             insert_or_update(transaction, re_enrolments, replace=replaced), asdict(permission)
         )
+        subject = Subject(device.device_serial, _facts(earlier), _facts(permission))
+        trail.record(transaction, actor, ActKind.DEVICE_ALLOW_RE_ENROLMENT, [subject])
         return permission
 
     return database.transact(work)
 
 
-def cancel(database: Database, name: str) -> tuple[str, bool]:
+def cancel(database: Database, name: str, actor: Actor) -> tuple[str, bool]:
     """Withdraw the permission of a device. Return its serial, and True if there was one in force.
 
     Raises UnknownDeviceError.
@@ -64,6 +70,9 @@ def cancel(database: Database, name: str) -> tuple[str, bool]:
     def work(transaction: Connection) -> tuple[str, bool]:
         device_serial = find_named(transaction, name).device_serial
         found = use(transaction, device_serial, database_time(transaction))
+        if found is not None:
+            subject = Subject(device_serial, _facts(found), _facts(None))
+            trail.record(transaction, actor, ActKind.DEVICE_FORBID_RE_ENROLMENT, [subject])
         return device_serial, found is not None
 
     return database.transact(work)
@@ -88,6 +97,12 @@ def use(transaction: Connection, device_serial: str, now: datetime) -> ReEnrolme
         delete(re_enrolments).where(_table.device_serial == device_serial).returning(re_enrolments)
     ).one_or_none()
     return None if row is None or row.allowed_until <= now else ReEnrolment(**row._asdict())
+
+
+def _facts(permission: ReEnrolment | None) -> Facts:
+    if permission is None:
+        return {"allowed": False}
+    return {"allowed": True, "allowed_until": permission.allowed_until}
 
 
 def advise(status: DeviceStatus) -> str:

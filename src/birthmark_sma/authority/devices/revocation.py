@@ -7,11 +7,13 @@ revocation or retirement, in any process.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
 
 from sqlalchemy import ColumnElement, Connection, select, update
 
+from birthmark_sma.authority.acts import trail
+from birthmark_sma.authority.acts.trail import Facts, Subject
 from birthmark_sma.authority.ca import crl_store
 from birthmark_sma.authority.devices import abuse_flags, certificates_store
 from birthmark_sma.authority.devices import store as device_store
@@ -46,11 +48,16 @@ class DeviceCriteria:
 
 @dataclass(frozen=True, slots=True)
 class ActedDevice:
-    """A device of an act, with its status before the act."""
+    """A device of an act, with its status before the act, and the reason of that.
+
+    `compromised_since` is the time since when its key may be in other hands, or None.
+    """
 
     device_serial: str
     device_family: str
     status: DeviceStatus
+    reason: str | None = None
+    compromised_since: datetime | None = None
 
 
 @dataclass(slots=True)
@@ -115,7 +122,8 @@ def change_devices(
         by_name = not isinstance(wanted, DeviceCriteria)
         result.is_prevented = by_name and bool(unknown or result.refused)
         if not dry_run and not result.is_prevented and result.changed:
-            _write(transaction, [each.device_serial for each in result.changed], change, now)
+            criteria = wanted if isinstance(wanted, DeviceCriteria) else None
+            _write(transaction, result.changed, change, now, criteria)
             finish(transaction)
         return result
 
@@ -148,9 +156,9 @@ def change_registered(
     """
     in_order = sorted(serials)
     _lock(transaction, in_order)
-    changed = [each.device_serial for each in _judge(transaction, in_order, change).changed]
+    changed = _judge(transaction, in_order, change).changed
     _write(transaction, changed, change, database_time(transaction))
-    return set(changed)
+    return {each.device_serial for each in changed}
 
 
 def finish(transaction: Connection) -> None:
@@ -254,22 +262,29 @@ def _judge(connection: Connection, serials: Sequence[str], change: StatusChange)
         Effect.REFUSED: result.refused,
     }
     columns = (
-        *(_serial, devices.c.device_family, devices.c.status),
+        *(_serial, devices.c.device_family, devices.c.status, devices.c.status_reason),
         *(revoked.c.revocation_reason, revoked.c.invalid_since),
     )
     same = revoked.c.certificate_serial == devices.c.certificate_serial
     query = select(*columns).join_from(devices, revoked, same, isouter=True).order_by(_serial)
     for some in _chunks(serials):
         rows = connection.execute(query.where(is_any_of(connection, _serial, some)))
-        for serial, family, status, reason, since in rows:
-            device = ActedDevice(serial, family, DeviceStatus(status))
+        for serial, family, status, told, reason, since in rows:
+            device = ActedDevice(serial, family, DeviceStatus(status), told, since)
             lists[judge(change, device.status, reason, since)].append(device)
     return result
 
 
 def _write(
-    transaction: Connection, serials: Sequence[str], change: StatusChange, now: datetime
+    transaction: Connection,
+    changed: Sequence[ActedDevice],
+    change: StatusChange,
+    now: datetime,
+    criteria: DeviceCriteria | None = None,
 ) -> None:
+    """Change devices, and record the act with the criteria that they met, if there were any."""
+    _record(transaction, changed, change, criteria)
+    serials = [each.device_serial for each in changed]
     for some in _chunks(serials):
         these = is_any_of(transaction, _serial, some)
         transaction.execute(
@@ -278,7 +293,7 @@ def _write(
             .values(
                 status=change.act.status.value,
                 status_reason=change.reason,
-                status_actor=change.actor,
+                status_actor=change.actor.name,
                 status_changed_at=now,
             )
         )
@@ -294,6 +309,27 @@ def _write(
                 reason=change.reason,
                 invalid_since=change.invalid_since,
             )
+
+
+def _record(
+    transaction: Connection,
+    changed: Sequence[ActedDevice],
+    change: StatusChange,
+    criteria: DeviceCriteria | None,
+) -> None:
+    after = _facts(change.act.status, change.reason, change.invalid_since)
+    subjects = [
+        Subject(each.device_serial, _facts(each.status, each.reason, each.compromised_since), after)
+        for each in changed
+    ]
+    more = None if criteria is None else {"criteria": asdict(criteria)}
+    trail.record(
+        transaction, change.actor, change.act.kind, subjects, reason=change.reason, more=more
+    )
+
+
+def _facts(status: DeviceStatus, reason: str | None, since: datetime | None) -> Facts:
+    return {"status": status.value, "reason": reason, "compromised_since": since}
 
 
 def _chunks(serials: Sequence[str]) -> Iterator[Sequence[str]]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum, auto
 
+from birthmark_sma.authority.acts.actor import ActKind, Actor
 from birthmark_sma.errors import DeviceStatusError
 from birthmark_sma.pki.crl import HOLD, OLDEST_INVALIDITY, REASONS
 from birthmark_sma.protocol.verdict import DeviceStatus
@@ -30,6 +31,11 @@ class Act(StrEnum):
     def status(self) -> DeviceStatus:
         """Return the status of a device after this act."""
         return _STATUS[self]
+
+    @property
+    def kind(self) -> ActKind:
+        """Return the kind of this act in the trail of acts."""
+        return ActKind(f"device.{self.value}")
 
     @property
     def is_final(self) -> bool:
@@ -64,7 +70,7 @@ class StatusChange:
 
     act: Act
     reason: str | None
-    actor: str
+    actor: Actor
     invalid_since: datetime | None = None
 
     def check(self, now: datetime) -> None:
@@ -85,22 +91,22 @@ class StatusChange:
             )
 
 
-def suspend(actor: str) -> StatusChange:
+def suspend(actor: Actor) -> StatusChange:
     """Return the change that suspends devices: their certificates are on hold."""
     return StatusChange(Act.SUSPEND, HOLD, actor)
 
 
-def reinstate(actor: str) -> StatusChange:
+def reinstate(actor: Actor) -> StatusChange:
     """Return the change that ends suspensions."""
     return StatusChange(Act.REINSTATE, None, actor)
 
 
-def revoke(actor: str, reason: str, invalid_since: datetime | None = None) -> StatusChange:
+def revoke(actor: Actor, reason: str, invalid_since: datetime | None = None) -> StatusChange:
     """Return the change that revokes devices for ever."""
     return StatusChange(Act.REVOKE, reason, actor, invalid_since)
 
 
-def retire(actor: str) -> StatusChange:
+def retire(actor: Actor) -> StatusChange:
     """Return the change that retires devices: they are out of use, and nobody has their keys."""
     return StatusChange(Act.RETIRE, CESSATION, actor)
 

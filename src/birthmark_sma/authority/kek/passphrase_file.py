@@ -152,13 +152,11 @@ class PassphraseFile:
         """Return the earlier passphrases, the newest first. Raises PrivateFileError."""
         return read_private_file(self.previous).split() if self.previous.exists() else []
 
-    def forget_previous(self) -> int:
-        """Remove the earlier passphrases and return their number."""
-        number = len(self.list_previous())
-        if number:
+    def forget_previous(self) -> None:
+        """Remove the earlier passphrases, if there are any."""
+        if self.previous.exists():
             self.previous.unlink()
             sync_directory(self._path.parent)
-        return number
 
     def reinstate(self, passphrase: bytes) -> None:
         """Put an earlier passphrase in force again, for a backup that needs it.

@@ -15,13 +15,16 @@ from typing import TypeAlias
 from sqlalchemy import Connection, Table
 from sqlalchemy.exc import IntegrityError
 
+from birthmark_sma.authority.acts import trail
+from birthmark_sma.authority.acts.actor import ActKind, Actor
+from birthmark_sma.authority.acts.trail import Facts, Subject
 from birthmark_sma.authority.ca import store as ca_store
 from birthmark_sma.authority.ca.crl_publication import publish_root_crls
 from birthmark_sma.authority.ca.intermediate_key import open_ca_key, seal_ca_key
 from birthmark_sma.authority.ca.root_key_file import PassphraseChange
 from birthmark_sma.authority.ca.store import CaRole, StoredCa
 from birthmark_sma.authority.kek import store as kek_store
-from birthmark_sma.authority.kek.passphrase_file import find_passphrase
+from birthmark_sma.authority.kek.passphrase_file import PassphraseFile, find_passphrase
 from birthmark_sma.authority.kek.passphrase_policy import check_new_passphrase
 from birthmark_sma.authority.kek.rotation_plan import RotationPlan, make_plan
 from birthmark_sma.authority.kek.store import KekRecord
@@ -92,6 +95,7 @@ def rotate(
     progress: Progress,
     wait: Callable[[float], object] = time.sleep,
     *,
+    actor: Actor,
     before: Callable[[], None] = lambda: None,
 ) -> Rotated:
     """Wrap everything under a key from a new secret, or finish a rotation that was interrupted.
@@ -108,7 +112,7 @@ def rotate(
             raise RotationError(
                 "Another rotation of this authority is running. Wait until it has ended."
             )
-        return _Rotation(database, settings, new, before).run(progress, wait)
+        return _Rotation(database, settings, new, actor, before).run(progress, wait)
 
 
 def count_outdated(connection: Connection) -> Counts:
@@ -131,6 +135,24 @@ def count_outdated(connection: Connection) -> Counts:
     )
 
 
+def forget_previous(database: Database, settings: Settings, actor: Actor) -> int:
+    """Delete the passphrases that rotations kept for earlier backups; return their number.
+
+    No transaction holds a file, so the act is recorded before. Raises PrivateFileError, or
+    DatabaseUnavailableError with nothing deleted.
+    """
+    file = PassphraseFile.of(settings)
+    if number := len(file.list_previous()):
+        subject = Subject(None, {"previous_passphrases": number}, {"previous_passphrases": 0})
+        database.transact(
+            lambda transaction: trail.record(
+                transaction, actor, ActKind.SECRET_FORGET_PREVIOUS, [subject]
+            )
+        )
+        file.forget_previous()
+    return number
+
+
 class _Rotation:
     """One run of a rotation. Use `run` once, while the advisory lock is held."""
 
@@ -139,8 +161,10 @@ class _Rotation:
         database: Database,
         settings: Settings,
         new: NewSecret,
+        actor: Actor,
         before: Callable[[], None],
     ) -> None:
+        self._actor = actor
         self._before = before
         self._database = database
         self._settings = settings
@@ -175,7 +199,7 @@ class _Rotation:
         publish_root_crls(self._database, root_signers)
         # 2. Add the new key to the chain of keys.
         if successor is not None:
-            self._begin(keks, *successor)
+            self._begin(keks, records[-1], *successor)
             with self._database.read() as connection:
                 # `_begin` has wrapped the CA's key already: count it as one of this run.
                 counted = count_outdated(connection)
@@ -227,10 +251,17 @@ class _Rotation:
             raise ConfigurationError(_IN_FORCE)
         return new, successor
 
-    def _begin(self, keks: KeyEncryptionKeys, new: KeyEncryptionKey, successor: KekRecord) -> None:
+    def _begin(
+        self,
+        keks: KeyEncryptionKeys,
+        record: KekRecord,
+        new: KeyEncryptionKey,
+        successor: KekRecord,
+    ) -> None:
         """Add the new key to the chain, and wrap the keys of the intermediates under it.
 
-        Both in one transaction, after which either secret opens everything.
+        Both in one transaction, after which either secret opens everything. It records the act: a
+        run that resumes the rotation records none.
         """
         old = keks.newest
 
@@ -238,6 +269,8 @@ class _Rotation:
             if not kek_store.add_successor(transaction, successor, old.wrap_key(new)):
                 raise RotationError("Another rotation has just begun. Wait until it has ended.")
             self._seal_ca_keys(transaction, keks, new)
+            subject = Subject(None, _facts(record), _facts(successor))
+            trail.record(transaction, self._actor, ActKind.SECRET_ROTATE, [subject])
 
         self._database.transact(begin, erase=True)
 
@@ -287,6 +320,10 @@ class _Rotation:
             "Servers still wrap values under the old key. If one of them is an older program, stop"
             " it. Then type the same command again."
         )
+
+
+def _facts(record: KekRecord) -> Facts:
+    return {"kek_id": record.kek_id, "source": record.source}
 
 
 def _intermediates(connection: Connection) -> list[StoredCa]:

@@ -10,11 +10,13 @@ import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from functools import partial
 from typing import NamedTuple
 
 from sqlalchemy import Connection
 
+from birthmark_sma.authority.acts import trail
+from birthmark_sma.authority.acts.actor import ActKind, Actor
+from birthmark_sma.authority.acts.trail import Subject
 from birthmark_sma.authority.devices import store as device_store
 from birthmark_sma.authority.kek.wrapping import KeyEncryptionKey, KeyEncryptionKeys
 from birthmark_sma.authority.key_tables import store as key_table_store
@@ -141,9 +143,15 @@ def check_sizes(database: Database, settings: Settings) -> None:
 
 
 def populate(
-    database: Database, keks: KeyEncryptionKeys, progress: Callable[[int, int], None]
+    database: Database,
+    keks: KeyEncryptionKeys,
+    progress: Callable[[int, int], None],
+    actor: Actor | None,
 ) -> int:
     """Create the missing key tables; return their number.
+
+    The first chunk records the act; `actor` is None for the tables of a new authority, whose
+    creation is recorded.
 
     Each chunk of 250 tables is one transaction, so this can be interrupted and run again, also
     twice at the same time. Calls `progress(tables_present, tables_wanted)` after each chunk. Raises
@@ -164,12 +172,19 @@ def populate(
         )
     for start in range(0, len(missing), _CHUNK):
         chunk = missing[start : start + _CHUNK]
-        database.transact(partial(_add_tables, chunk, keks))
+
+        def add(transaction: Connection, chunk: Sequence[int] = chunk) -> None:
+            _add_tables(transaction, chunk, keks)
+            if actor is not None and chunk[0] == missing[0]:
+                subject = Subject(None, {"tables": len(present)}, {"tables": sizes.tables})
+                trail.record(transaction, actor, ActKind.KEY_TABLE_POPULATE, [subject])
+
+        database.transact(add)
         progress(len(present) + start + len(chunk), sizes.tables)
     return len(missing)
 
 
-def _add_tables(table_ids: Sequence[int], keks: KeyEncryptionKeys, transaction: Connection) -> None:
+def _add_tables(transaction: Connection, table_ids: Sequence[int], keks: KeyEncryptionKeys) -> None:
     # Under a lock, so that no rotation of the key-encryption key misses these tables.
     kek = keks.lock_newest(transaction)
     key_table_store.add_tables(

@@ -15,6 +15,9 @@ from functools import partial
 
 from sqlalchemy import Connection
 
+from birthmark_sma.authority.acts import trail
+from birthmark_sma.authority.acts.actor import ActKind, Actor
+from birthmark_sma.authority.acts.trail import Subject
 from birthmark_sma.authority.devices import store as device_store
 from birthmark_sma.authority.kek.wrapping import KeyEncryptionKeys
 from birthmark_sma.authority.key_tables import store as key_table_store
@@ -98,6 +101,7 @@ def rotate(
     keks: KeyEncryptionKeys,
     table_ids: Sequence[int],
     accept_earlier_for: timedelta,
+    actor: Actor,
 ) -> list[TableState]:
     """Give tables new master keys, in one transaction; return their new states.
 
@@ -126,6 +130,12 @@ def rotate(
                 transaction, [_make_earlier(each, now, until) for each in before]
             )
         key_table_store.raise_generation(transaction)
+        subjects = [
+            Subject(str(old.table_id), {"epoch": old.epoch}, {"epoch": new.epoch})
+            for old, new in zip(before, after, strict=True)
+        ]
+        more = {"earlier_keys_accepted_until": until if accept_earlier_for else now}
+        trail.record(transaction, actor, ActKind.KEY_TABLE_ROTATE, subjects, more=more)
         times = (now, until) if accept_earlier_for else (None, None)
         device_store.await_verdicts(transaction)
         return [TableState(each.table_id, each.epoch, *times) for each in after]
@@ -136,7 +146,7 @@ def rotate(
     return rotated
 
 
-def end_overlaps(database: Database, table_ids: Sequence[int]) -> list[int]:
+def end_overlaps(database: Database, table_ids: Sequence[int], actor: Actor) -> list[int]:
     """Delete the earlier keys of tables, before their date; return the ids of those that had one.
 
     Raises TableRotationError for an unknown table.
@@ -144,7 +154,19 @@ def end_overlaps(database: Database, table_ids: Sequence[int]) -> list[int]:
 
     def work(transaction: Connection) -> list[int]:
         chosen = set(check_tables(transaction, table_ids))
-        return _end(transaction, lambda each: each.table_id in chosen)
+        until = {
+            each.table_id: each.accepted_until for each in key_table_store.list_earlier(transaction)
+        }
+
+        def record(gone: list[int]) -> None:
+            trail.record(
+                transaction,
+                actor,
+                ActKind.KEY_TABLE_END_OVERLAP,
+                [Subject(str(e), {"earlier_key_accepted_until": until[e]}, {}) for e in gone],
+            )
+
+        return _end(transaction, lambda each: each.table_id in chosen, record)
 
     gone = database.transact(work, LONG_SECONDS, erase=True)
     database.truncate_wal()  # SQLite's log may hold the keys
@@ -165,13 +187,18 @@ def delete_ended(database: Database, before: datetime) -> list[int]:
     return gone
 
 
-def _end(transaction: Connection, condition: Callable[[EarlierTable], bool]) -> list[int]:
+def _end(
+    transaction: Connection,
+    condition: Callable[[EarlierTable], bool],
+    record: Callable[[list[int]], None] = lambda gone: None,  # noqa: ARG005
+) -> list[int]:
     """Delete the earlier keys that meet a condition, as the last thing in a transaction.
 
     Return their tables. No verdict under such a key is committed after this.
     """
     gone = _delete(transaction, condition)
     if gone:
+        record(gone)  # before the lock, for which validations wait
         device_store.await_verdicts(transaction)
     return gone
 

@@ -14,6 +14,9 @@ from pathlib import Path
 from pydantic import SecretStr
 from sqlalchemy import Connection
 
+from birthmark_sma.authority.acts import trail
+from birthmark_sma.authority.acts.actor import ActKind, Actor
+from birthmark_sma.authority.acts.trail import Subject
 from birthmark_sma.authority.ca.ceremony import root_key_files
 from birthmark_sma.authority.ca.root_key_file import RootKey
 from birthmark_sma.authority.kek.passphrase_file import (
@@ -63,13 +66,15 @@ _JOURNALS = ("-journal", "-wal", "-shm")
 (`storage.locks`) may exist: a killed process leaves them behind, and they do no harm."""
 
 
-def restore_backup(settings: Settings, folder: Path, bar: Bar) -> tuple[Manifest, Proof]:
+def restore_backup(
+    settings: Settings, folder: Path, bar: Bar, actor: Actor
+) -> tuple[Manifest, Proof]:
     """Restore a backup into the database that the settings name; return its manifest and the proof.
 
-    SQLite's file gets its name last, after the proof. PostgreSQL is filled in one transaction,
-    before the proof: if that fails, the error tells the operator to drop the database. Raises
-    BackupError, BackupPlaceTakenError, WrongSecretError, ConfigurationError, PrivateFileError or
-    DatabaseUnavailableError.
+    The restored database records the act. SQLite's file gets its name last, after the proof.
+    PostgreSQL is filled in one transaction, before the proof: if that fails, the error tells the
+    operator to drop the database. Raises BackupError, BackupPlaceTakenError, WrongSecretError,
+    ConfigurationError, PrivateFileError or DatabaseUnavailableError.
     """
     # All checks come before the first write. The checksums come last: they read all files.
     manifest = read_manifest(folder)
@@ -84,7 +89,10 @@ def restore_backup(settings: Settings, folder: Path, bar: Bar) -> tuple[Manifest
         open_secrets(manifest.kek_records, KekSecret.of(proving))
         with bar("Checking the backup", "bytes") as progress:
             check_files(folder, manifest, progress)
-        return manifest, _into_sqlite(proving, folder, manifest, file, bar, reinstated=reinstated)
+        proof = _into_sqlite(
+            proving, folder, manifest, file, bar, actor=actor, reinstated=reinstated
+        )
+        return manifest, proof
     check_secrets_free(settings, folder, manifest)
     open_secrets(manifest.kek_records, KekSecret.of(proving))
     database = open_database(settings.resolved_database_url)
@@ -92,7 +100,8 @@ def restore_backup(settings: Settings, folder: Path, bar: Bar) -> tuple[Manifest
         program = _check_empty(database, manifest)
         with bar("Checking the backup", "bytes") as progress:
             check_files(folder, manifest, progress)
-        return manifest, _into_postgresql(database, program, proving, folder, manifest, bar=bar)
+        proof = _into_postgresql(database, program, proving, folder, manifest, bar=bar, actor=actor)
+        return manifest, proof
     finally:
         database.close()
 
@@ -194,6 +203,7 @@ def _into_sqlite(
     file: Path,
     bar: Bar,
     *,
+    actor: Actor,
     reinstated: bytes | None,
 ) -> Proof:
     make_private_directory(settings.data_dir)
@@ -215,6 +225,7 @@ def _into_sqlite(
         database = open_database(f"sqlite:///{partial}")
         try:
             proof = prove(database, settings, manifest, bar)
+            database.transact(lambda transaction: _record(transaction, actor, manifest))
         finally:
             database.close()
         _put_in_place(settings, folder, manifest, file, partial, reinstated=reinstated)
@@ -305,6 +316,7 @@ def _into_postgresql(
     manifest: Manifest,
     *,
     bar: Bar,
+    actor: Actor,
 ) -> Proof:
     with (
         (folder / manifest.database_file).open("rb") as file,
@@ -323,6 +335,13 @@ def _into_postgresql(
     def finish(transaction: Connection) -> None:
         health.gather_statistics(transaction)
         partitions.create_future_partitions(transaction, database_time(transaction).date())
+        _record(transaction, actor, manifest)
 
     database.transact(finish, LONG_SECONDS)
     return proof
+
+
+def _record(transaction: Connection, actor: Actor, manifest: Manifest) -> None:
+    """Record the restore in the restored database, after its proof."""
+    subject = Subject(None, None, {"backup_made_at": manifest.made_at})
+    trail.record(transaction, actor, ActKind.AUTHORITY_RESTORE, [subject])

@@ -159,9 +159,12 @@ def rewrap(
 
 
 def request_digest(request: ProvisioningRequest) -> bytes:
-    """Return the SHA-256 of a request, without its Idempotency-Key and access key: 32 bytes."""
-    fields = asdict(replace(request, idempotency_key=None, nuc_hash=None, enrolled_with=None))
+    """Return the SHA-256 of a request, without Idempotency-Key, access key and actor: 32 bytes."""
+    fields = asdict(
+        replace(request, idempotency_key=None, nuc_hash=None, enrolled_with=None, actor=None)
+    )
     del fields["enrolled_with"]  # it is a part of the storage key instead
+    del fields["actor"]  # another operator may repeat the request
     fields["nuc_hash"] = request.nuc_hash.hex() if request.nuc_hash else None  # JSON has no bytes
     return _digest(json.dumps(fields, sort_keys=True))
 

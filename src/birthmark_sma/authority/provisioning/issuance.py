@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from sqlalchemy import Connection
 
 from birthmark_sma.authority.access.store import AccessKey
+from birthmark_sma.authority.acts.actor import Actor
 from birthmark_sma.authority.ca.ceremony import random_serial_number
 from birthmark_sma.authority.ca.issuers import Issuer, OpenIssuers
 from birthmark_sma.authority.devices.store import Device
@@ -63,6 +64,9 @@ class ProvisioningRequest:
     idempotency_key: str | None = field(default=None, repr=False)
     enrolled_with: AccessKey | None = None
     """The access key of the request; None if the server needs none."""
+    actor: Actor | None = None
+    """The operator who provisions the device; None if it asks for itself. The trail of acts has
+    operators alone."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,9 @@ from collections.abc import Sequence
 
 from sqlalchemy import Connection
 
+from birthmark_sma.authority.acts import trail
+from birthmark_sma.authority.acts.actor import ActKind, Actor
+from birthmark_sma.authority.acts.trail import Subject
 from birthmark_sma.authority.ca import store as ca_store
 from birthmark_sma.authority.devices import store as device_store
 from birthmark_sma.authority.devices import uniqueness
@@ -82,6 +85,7 @@ def register(
     first_answers.release(transaction, refused)
     # A repeat of a request that was refused in this batch gets the same error.
     freed = {idempotency_storage_key(c.request): errors[c.provisioning_id] for c in refused}
+    _record(transaction, [c for c in new if c.provisioning_id not in errors])
     outcomes: dict[str, Provisioned | BirthmarkError] = {c.provisioning_id: c.answer for c in new}
     outcomes |= errors | outdated
     for candidate in candidates:
@@ -96,6 +100,27 @@ def register(
         # No token with the NUC hash of before passes after the commit, in any process.
         device_store.await_verdicts(transaction)
     return [outcomes[c.provisioning_id] for c in candidates]
+
+
+def _record(transaction: Connection, registered: Sequence[IssuedDevice]) -> None:
+    """Record the devices that operators provisioned or re-enrolled: one act for each of the two."""
+    acts: dict[tuple[Actor, ActKind], list[Subject]] = {}
+    for each in registered:
+        if each.request.actor is None:
+            continue
+        kind = ActKind.DEVICE_PROVISION
+        before = None
+        if each.replaces is not None:
+            kind = ActKind.DEVICE_RE_ENROL
+            before = {"certificate_serial": each.replaces}
+        after = {
+            "certificate_serial": each.device.certificate_serial,
+            "device_family": each.device.device_family,
+        }
+        subject = Subject(each.device.device_serial, before, after)
+        acts.setdefault((each.request.actor, kind), []).append(subject)
+    for (actor, kind), subjects in acts.items():
+        trail.record(transaction, actor, kind, subjects)
 
 
 def _refuse_recipients(

@@ -11,6 +11,9 @@ from datetime import datetime, timedelta
 
 from sqlalchemy import ColumnElement, Connection, exists, func, insert, or_, select, update
 
+from birthmark_sma.authority.acts import trail
+from birthmark_sma.authority.acts.actor import ActKind, Actor
+from birthmark_sma.authority.acts.trail import Subject
 from birthmark_sma.authority.devices import store as device_store
 from birthmark_sma.authority.renewal.windows import OrderTime, RenewalCriteria
 from birthmark_sma.errors import RenewalOrderError
@@ -81,7 +84,7 @@ def preview(database: Database, criteria: RenewalCriteria) -> int:
 
 
 def give_order(
-    database: Database, criteria: RenewalCriteria, within: timedelta, actor: str
+    database: Database, criteria: RenewalCriteria, within: timedelta, actor: Actor
 ) -> RenewalOrder:
     """Order the devices that meet the criteria to renew within a period from now.
 
@@ -103,19 +106,21 @@ def give_order(
         row = {
             "opened_at": now,
             "ends_at": now + within,
-            "actor": actor,
+            "actor": actor.name,
             "matched": matched,
             **asdict(criteria),
         }
         number = transaction.execute(
             insert(renewal_orders).values(row).returning(_table.id)
         ).scalar_one()
-        return RenewalOrder(number, now, now + within, actor, criteria, matched, None)
+        given = RenewalOrder(number, now, now + within, actor.name, criteria, matched, None)
+        _record(transaction, actor, ActKind.RENEWAL_ORDER_GIVE, given)
+        return given
 
     return database.transact(work, LONG_SECONDS)
 
 
-def cancel(database: Database, number: int) -> bool:
+def cancel(database: Database, number: int, actor: Actor) -> bool:
     """Cancel an order; return False if it was cancelled before.
 
     Raises RenewalOrderError if there is no such order.
@@ -128,12 +133,25 @@ def cancel(database: Database, number: int) -> bool:
             .values(cancelled_at=database_time(transaction))
         )
         if changed.rowcount:
+            [order] = _read(transaction, _table.id == number)
+            _record(transaction, actor, ActKind.RENEWAL_ORDER_CANCEL, order)
             return True
         if transaction.execute(select(_table.id).where(_table.id == number)).first() is None:
             raise RenewalOrderError(f"There is no renewal order {number}: see sma renewals list.")
         return False
 
     return database.transact(work)
+
+
+def _record(transaction: Connection, actor: Actor, kind: ActKind, order: RenewalOrder) -> None:
+    about = {**asdict(order.criteria), "ends_at": order.ends_at, "matched": order.matched}
+    is_new = order.cancelled_at is None
+    subject = Subject(
+        str(order.id),
+        None if is_new else {"state": "open"},
+        {"state": "open" if is_new else "cancelled"},
+    )
+    trail.record(transaction, actor, kind, [subject], more=about)
 
 
 def list_open(connection: Connection) -> list[RenewalOrder]:

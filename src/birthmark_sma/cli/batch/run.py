@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import BinaryIO, TextIO
 
 from birthmark_sma.authority.provisioning.bulk import BulkProvisioner
+from birthmark_sma.cli.actor import find_actor
 from birthmark_sma.cli.batch.records import BatchFormat, read_records
 from birthmark_sma.cli.batch.results import Results, ResultState
 from birthmark_sma.cli.batch.workers import ChunkOutcome, Job, Refusal, Repetition, Workers
@@ -62,7 +63,7 @@ class Batch:
 
     def workers(self, processes: int, *, make_keys: bool) -> Workers:
         """Return the worker processes. Enter the context manager before any thread runs."""
-        return Workers(Job(self._bulk, self._results, make_keys), processes)
+        return Workers(Job(self._bulk, self._results, make_keys, find_actor()), processes)
 
     def provision(
         self,

@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkProcess
@@ -25,6 +25,7 @@ from typing import Annotated, Any, Self, cast
 
 from pydantic import Field
 
+from birthmark_sma.authority.acts.actor import Actor
 from birthmark_sma.authority.provisioning.bulk import BulkProvisioner, RegisteredBefore
 from birthmark_sma.authority.provisioning.issuance import Provisioned, ProvisioningRequest
 from birthmark_sma.cli.batch.records import Record
@@ -82,6 +83,7 @@ class Job:
     bulk: BulkProvisioner
     results: Results
     make_keys: bool
+    actor: Actor
 
     def do(self, records: Sequence[Record]) -> ChunkOutcome:
         """Provision a chunk. Write its results durably before the commit.
@@ -91,7 +93,7 @@ class Job:
         outcome = ChunkOutcome(records[-1].end)
         asked = []
         for record in records:
-            read = _read(record, make_keys=self.make_keys)
+            read = _read(record, self.actor, make_keys=self.make_keys)
             if isinstance(read, Refusal):
                 outcome.refusals.append(read)
             else:
@@ -228,7 +230,7 @@ class _Asked:
     private_key: str | None = field(repr=False)
 
 
-def _read(record: Record, *, make_keys: bool) -> _Asked | Refusal:
+def _read(record: Record, actor: Actor, *, make_keys: bool) -> _Asked | Refusal:
     """Return the request of a record, or its refusal. Make a key pair if `make_keys` asks for it.
 
     The digest is taken before the key is made, so that the same line has the same digest in
@@ -246,7 +248,8 @@ def _read(record: Record, *, make_keys: bool) -> _Asked | Refusal:
         if make_keys and isinstance(value, dict) and all(value.get(k) is None for k in keys):
             private_key = new_private_key()
             value = value | {"device_public_key": public_half(private_key)}
-        request = checked(value, ProvisionRequest).provisioning_request(None, None)
+        asked = checked(value, ProvisionRequest).provisioning_request(None, None)
+        request = replace(asked, actor=actor)
     except InvalidRequestError as error:
         return Refusal(record.line, _serial_of(value), str(error))
     return _Asked(

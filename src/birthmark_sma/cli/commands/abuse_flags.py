@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Argument, Option
 
+from birthmark_sma.cli.actor import find_actor
 from birthmark_sma.cli.opening import existing_database
 from birthmark_sma.cli.options import Json
 from birthmark_sma.cli.output import (
@@ -81,7 +82,9 @@ def reviewed(
     from birthmark_sma.authority.devices.store import find_devices_named
 
     with existing_database(settings) as database:
-        number = review_flags(database, device_serial, None if day is None else day.date())
+        number = review_flags(
+            database, device_serial, find_actor(), None if day is None else day.date()
+        )
         with database.read() as connection:
             found = find_devices_named(connection, device_serial)
     print_line(f"{counted(number, 'flag')} of {device_serial} marked as reviewed.")
@@ -101,7 +104,9 @@ def _check(database: "Database", settings: "Settings") -> "AbuseScan":
         )
 
     with waiting("Comparing with the usual numbers"):
-        return scan_for_abuse(database, make_abuse_policy(settings), settings.abuse, pause)
+        return scan_for_abuse(
+            database, make_abuse_policy(settings), settings.abuse, pause, find_actor()
+        )
 
 
 def _describe_scan(checked: "AbuseScan") -> str:

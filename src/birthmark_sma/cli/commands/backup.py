@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from typer import Argument, Option
 
+from birthmark_sma.cli.actor import find_actor
 from birthmark_sma.cli.opening import require_sqlite_file
 from birthmark_sma.cli.options import Json
 from birthmark_sma.cli.output import Progressed, print_fields, print_json, print_line, progress_bar
@@ -74,7 +75,7 @@ def restore(
     """
     from birthmark_sma.authority.operations.restore import restore_backup
 
-    manifest, proof = restore_backup(settings, backup, _bar)
+    manifest, proof = restore_backup(settings, backup, _bar, find_actor())
     if as_json:
         print_json(
             {

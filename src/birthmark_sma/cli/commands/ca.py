@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from typer import Option
 
+from birthmark_sma.cli.actor import find_actor
 from birthmark_sma.cli.descriptions import common_name
 from birthmark_sma.cli.opening import existing_database
 from birthmark_sma.cli.options import Json, command
@@ -149,7 +150,7 @@ def publish_crl(
         issuers = open_issuers(database, settings, open_stored_secrets(database, settings))
         # The keys of roots may be in a safe place. Then their lists stay as they are.
         root_signers = load_root_signers(settings)
-        lists = publish_crls(database, issuers, root_signers)
+        lists = publish_crls(database, issuers, root_signers, find_actor())
     if output_dir is not None:
         make_private_directory(output_dir)
         for name, crl in lists.items():

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from typer import Argument, Option
 
+from birthmark_sma.cli.actor import find_actor
 from birthmark_sma.cli.commands.device_acts import parse_time
 from birthmark_sma.cli.opening import existing_database, find_platform
 from birthmark_sma.cli.options import Json, command
@@ -183,7 +184,7 @@ def _run(
     from birthmark_sma.authority.ca.succession import Successions
 
     with existing_database(settings) as database, waiting("Making keys and certificates"):
-        return act(Successions(database, settings, dry_run=dry_run))
+        return act(Successions(database, settings, find_actor(), dry_run=dry_run))
 
 
 def _count_devices(settings: "Settings", name: str) -> int:

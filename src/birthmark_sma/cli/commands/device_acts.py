@@ -233,7 +233,7 @@ def _as_json(result: "ActResult", change: "StatusChange", *, done: bool) -> dict
         "done": done,
         "reason": change.reason,
         "compromised_since": change.invalid_since,
-        "actor": change.actor,
+        "actor": change.actor.name,
         "changed": [each.device_serial for each in result.changed],
         "unchanged": [each.device_serial for each in result.unchanged],
         "refused": [each.device_serial for each in result.refused],

@@ -16,6 +16,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from birthmark_sma.authority.acts.actor import Actor
 from birthmark_sma.authority.provisioning.service import (
     Provisioned,
     Provisioner,
@@ -101,7 +102,12 @@ def begin(output_dir: Path) -> PendingDevice:
 
 
 def register(
-    provisioner: Provisioner, pending: PendingDevice, *, device_serial: str, device_family: str
+    provisioner: Provisioner,
+    pending: PendingDevice,
+    *,
+    device_serial: str,
+    device_family: str,
+    actor: Actor,
 ) -> Provisioned:
     """Register the device, or re-enrol it if that is allowed.
 
@@ -113,6 +119,7 @@ def register(
         device_family=device_family,
         csr=_make_csr(pending, device_serial),
         idempotency_key=pending.idempotency_key,
+        actor=actor,
     )
     try:
         return provisioner.provision_device(request)

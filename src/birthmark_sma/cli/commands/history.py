@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from typer import Option
 
+from birthmark_sma.cli.actor import find_actor
 from birthmark_sma.cli.opening import existing_database
 from birthmark_sma.cli.options import Json, Yes, command
 from birthmark_sma.cli.output import (
@@ -72,7 +73,11 @@ def prune(
         with progress_bar("Deleting", transient=True) as progress:
             # `foreseen` is an estimate from before, so the total grows if more is deleted.
             pruned = retention.prune(
-                database, before, pause, lambda done: progress(done, max(done, total))
+                database,
+                before,
+                pause,
+                lambda done: progress(done, max(done, total)),
+                find_actor(),
             )
     _print_pruned(pruned, before, done=True, as_json=as_json)
 

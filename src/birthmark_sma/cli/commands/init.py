@@ -4,8 +4,10 @@
 """
 
 from dataclasses import asdict
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from birthmark_sma.cli.actor import find_actor
 from birthmark_sma.cli.opening import find_platform, require_sqlite_file, wait_for_database
 from birthmark_sma.cli.options import Json
 from birthmark_sma.cli.output import (
@@ -50,7 +52,7 @@ def initialise_with_progress(settings: "Settings", *, sandbox: bool = False) -> 
     from birthmark_sma.authority.initialisation import initialise
 
     with progress_bar("Creating key tables") as progress:
-        return initialise(settings, progress, sandbox=sandbox)
+        return initialise(settings, progress, find_actor(), sandbox=sandbox)
 
 
 def initialise_on_a_laptop(settings: "Settings", *, sandbox: bool = False) -> None:
@@ -84,6 +86,7 @@ def migrate(settings: "Settings", as_json: Json = False) -> None:
     database stays unchanged. A migration cannot be undone, so make a backup with the old version
     first.
     """
+    from birthmark_sma.authority.initialisation import record_migration
     from birthmark_sma.storage.engine import open_database
     from birthmark_sma.storage.migration import migrate as migrate_database
 
@@ -93,7 +96,7 @@ def migrate(settings: "Settings", as_json: Json = False) -> None:
     try:
         _check_authority_exists(database)
         with waiting("Migrating the database"):
-            before, after = migrate_database(database)
+            before, after = migrate_database(database, partial(record_migration, find_actor()))
     finally:
         database.close()
     if as_json:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import typer
 from typer import Argument, Option
 
+from birthmark_sma.cli.actor import find_actor
 from birthmark_sma.cli.durations import parse_duration
 from birthmark_sma.cli.opening import existing_database
 from birthmark_sma.cli.options import Json, command
@@ -97,13 +98,13 @@ class KeyOptions:
             raise typer.BadParameter("Give --client-cert or --client-issuer, but not both.")
         return KeyTerms(
             name=name,
-            scope=_one_of(KeyScope, self.scope, "--scope"),
+            scope=one_of(KeyScope, self.scope, "--scope"),
             expires_at=_given(self.expires, _moment),
             device_family=self.family,
             uses_allowed=self.uses,
             may_re_enrol=self.may_re_enrol,
             disclosure=_given(
-                self.disclosure, lambda text: str(_one_of(Disclosure, text, "--disclosure").value)
+                self.disclosure, lambda text: str(one_of(Disclosure, text, "--disclosure").value)
             ),
             rate_limit=self.rate,
             certificate_fingerprint=_given(self.client_cert, _fingerprint),
@@ -129,7 +130,7 @@ def create(
 
     terms = options.terms(name)
     with existing_database(settings) as database:
-        issued = create_key(database, terms)
+        issued = create_key(database, terms, find_actor())
     _print_issued(issued, as_json=as_json)
 
 
@@ -168,7 +169,7 @@ def revoke(settings: "Settings", key: NameOrId, as_json: Json = False) -> None:
     from birthmark_sma.authority.access.keys import revoke_key
 
     with existing_database(settings) as database:
-        revoked = revoke_key(database, key)
+        revoked = revoke_key(database, key, find_actor())
     if as_json:
         print_json({"name": revoked.name, "id": revoked.key_id, "state": "revoked"})
     else:
@@ -191,7 +192,7 @@ def rotate(
 
     longer = parse_duration(grace, "--grace", may_be_zero=True)
     with existing_database(settings) as database:
-        issued = rotate_key(database, key, longer)
+        issued = rotate_key(database, key, longer, find_actor())
     _print_issued(issued, as_json=as_json)
     if not as_json:
         until = f"valid until {datetime.now(UTC) + longer:%Y-%m-%d %H:%M} UTC"
@@ -257,7 +258,8 @@ def _given(value: _Text | None, convert: Callable[[_Text], _Value]) -> _Value | 
     return None if value is None else convert(value)
 
 
-def _one_of(kind: Any, text: str, option: str) -> Any:
+def one_of(kind: Any, text: str, option: str) -> Any:
+    """Return the member of an enum that an option names. Raises BadParameter."""
     try:
         return kind(text)
     except ValueError:

@@ -11,6 +11,7 @@ from urllib.parse import quote
 
 from typer import Argument, Option
 
+from birthmark_sma.cli.actor import find_actor
 from birthmark_sma.cli.opening import existing_authority
 from birthmark_sma.cli.options import Json
 from birthmark_sma.cli.output import print_fields, print_json, print_line
@@ -53,7 +54,11 @@ def provision(
             return
         pending = device_files.begin(_absolute(target))
         provisioned = device_files.register(
-            authority.provisioner, pending, device_serial=device_serial, device_family=family
+            authority.provisioner,
+            pending,
+            device_serial=device_serial,
+            device_family=family,
+            actor=find_actor(),
         )
     data = {
         "device_serial": device_serial,

@@ -41,7 +41,7 @@ def re_enrol(
 
     if cancel:
         with existing_database(settings) as database:
-            known, was_allowed = re_enrolments.cancel(database, device_serial)
+            known, was_allowed = re_enrolments.cancel(database, device_serial, find_actor())
         if as_json:
             print_json({"device_serial": known, "allowed_until": None})
         elif was_allowed:

@@ -158,7 +158,7 @@ def cancel(
     from birthmark_sma.authority.renewal import orders
 
     with existing_database(settings) as database:
-        changed = orders.cancel(database, number)
+        changed = orders.cancel(database, number, find_actor())
     if as_json:
         print_json({"order": number, "changed": changed})
     elif changed:

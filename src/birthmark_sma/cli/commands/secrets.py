@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from birthmark_sma.cli import exit_codes
+from birthmark_sma.cli.actor import find_actor
 from birthmark_sma.cli.commands.doctor import print_findings
 from birthmark_sma.cli.opening import existing_database, require_sqlite_file
 from birthmark_sma.cli.options import Json, Yes, command
@@ -52,7 +53,12 @@ def rotate(settings: "Settings", new_secret: "NewSecret", as_json: Json = False)
     # that is then refused.
     with existing_database(settings) as database, progress_bar("Wrapping secrets") as progress:
         rotated = rotate_secrets(
-            database, settings, new, progress, before=lambda: _print_consequences(settings, new)
+            database,
+            settings,
+            new,
+            progress,
+            actor=find_actor(),
+            before=lambda: _print_consequences(settings, new),
         )
     if as_json:
         print_json(asdict(rotated))
@@ -69,6 +75,7 @@ def forget_previous(settings: "Settings", yes: Yes = False, as_json: Json = Fals
     Without them, those backups and a root key file that was moved away before cannot be opened. If
     you chose the passphrase yourself, none was kept.
     """
+    from birthmark_sma.authority.kek import rotation
     from birthmark_sma.authority.kek.passphrase_file import PassphraseFile
 
     # Do not ask if there is nothing to delete.
@@ -82,7 +89,9 @@ def forget_previous(settings: "Settings", yes: Yes = False, as_json: Json = Fals
             "To delete it, add --yes.",
             yes=yes,
         )
-    file.forget_previous()
+    if number:
+        with existing_database(settings) as database:
+            number = rotation.forget_previous(database, settings, find_actor())
     if as_json:
         print_json({"forgotten": number})
     else:

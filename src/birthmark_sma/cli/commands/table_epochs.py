@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Argument, BadParameter, Option
 
+from birthmark_sma.cli.actor import find_actor
 from birthmark_sma.cli.durations import parse_duration
 from birthmark_sma.cli.opening import existing_database
 from birthmark_sma.cli.options import Json
@@ -85,7 +86,7 @@ def rotate(
             "To rotate without being asked, add --yes.",
             yes=yes,
         )
-        rotated = epochs.rotate(database, keks, chosen, overlap)
+        rotated = epochs.rotate(database, keks, chosen, overlap, find_actor())
     _print_rotation(rotated, exposure, rotated[0].accepted_until, as_json=as_json, done=True)
 
 
@@ -207,7 +208,7 @@ def end(
                 "To see the devices, type: sma tables stragglers. To cut them off, add --yes.",
                 yes=yes,
             )
-        ended = epochs.end_overlaps(database, overlaps)
+        ended = epochs.end_overlaps(database, overlaps, find_actor())
     if as_json:
         print_json({"ended": ended, "devices_cut_off": cut_off if ended else 0})
     elif ended:

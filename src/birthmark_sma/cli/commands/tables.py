@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from birthmark_sma.cli.actor import find_actor
 from birthmark_sma.cli.commands import table_epochs
 from birthmark_sma.cli.opening import existing_database
 from birthmark_sma.cli.options import Json, command
@@ -38,7 +39,7 @@ def populate(settings: "Settings", as_json: Json = False) -> None:
     from birthmark_sma.authority.initialisation import populate_tables
 
     with existing_database(settings) as database, progress_bar("Creating key tables") as progress:
-        created = populate_tables(database, settings, progress)
+        created = populate_tables(database, settings, progress, find_actor())
     if as_json:
         print_json({"created": created})
     elif created:

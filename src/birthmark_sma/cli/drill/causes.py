@@ -28,12 +28,12 @@ from birthmark_sma.authority.kek.wrapping import open_stored_secrets
 from birthmark_sma.authority.key_tables import epochs
 from birthmark_sma.authority.renewal.orders import RenewalOrder, give_order
 from birthmark_sma.authority.renewal.windows import RenewalCriteria
+from birthmark_sma.cli.drill.copied_authority import ACTOR
 from birthmark_sma.cli.drill.devices import DrillDevice, NewDevice
 from birthmark_sma.config import Settings
 from birthmark_sma.errors import ConfigurationError
 from birthmark_sma.storage.engine import Database
 
-ACTOR = "sma drill"
 FAMILY, OTHER_FAMILY = "Drill Camera", "Drill Camera of another family"
 VERSION, OTHER_VERSION = "drill-1", "drill-2"
 _CONCERNED = 0.8
@@ -92,7 +92,7 @@ class Incident(ABC):
     def end(self) -> None:
         """End the overlaps when the devices have renewed: a thief's keys open nothing more."""
         if self.tables:
-            epochs.end_overlaps(self.database, self.tables)
+            epochs.end_overlaps(self.database, self.tables, ACTOR)
 
     @abstractmethod
     def find_listed(self) -> tuple[str, int]:
@@ -106,7 +106,7 @@ class LostIntermediate(Incident):
         """Compromise it without changing anything: that needs the root's key."""
         active = _active_issuer(self.database).name
         self.subject = self.subject or active
-        Successions(self.database, self.settings, dry_run=True).compromise(self.subject)
+        Successions(self.database, self.settings, ACTOR, dry_run=True).compromise(self.subject)
         if self.subject != active:
             raise ConfigurationError(
                 f"{self.subject} signs no new certificates, so the devices of a drill cannot be"
@@ -115,7 +115,7 @@ class LostIntermediate(Incident):
 
     def revoke(self) -> int:
         """Put the intermediate on its root's list. Another one signs from then on."""
-        Successions(self.database, self.settings).compromise(self.subject)
+        Successions(self.database, self.settings, ACTOR).compromise(self.subject)
         with self.database.read() as connection:
             return ca_store.count_devices_under(connection).get(self.subject, 0)
 
@@ -245,7 +245,7 @@ class LeakedTables(Incident):
     def recover(self, within: timedelta) -> list[RenewalOrder]:
         """Rotate the tables, and order the devices that have them to renew."""
         keks = open_stored_secrets(self.database, self.settings).keks
-        epochs.rotate(self.database, keks, self.tables, within + _OVERLAP)
+        epochs.rotate(self.database, keks, self.tables, within + _OVERLAP, ACTOR)
         some = self.tables if len(self.tables) <= _MOST_ORDERS else [None]
         return [
             give_order(self.database, RenewalCriteria(table_id=each), within, ACTOR)

@@ -16,12 +16,15 @@ from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict
 from pydantic import SecretStr
 
+from birthmark_sma.authority.acts.actor import Actor, Source
 from birthmark_sma.authority.operations.backup import Bar, make_backup
 from birthmark_sma.authority.operations.restore import restore_backup
 from birthmark_sma.config import Settings
 from birthmark_sma.errors import BackupPlaceTakenError, ConfigurationError
 from birthmark_sma.runtime.secret_files import make_private_directory
 
+ACTOR = Actor("sma drill", Source.COMMAND_LINE)
+"""The actor of all acts on a copy."""
 _MIDDLE = "_drill_"
 _MOST_NAME = 40  # a name has up to 63 bytes in PostgreSQL
 _CONNECT_SECONDS = 10
@@ -48,7 +51,7 @@ def copied_authority(settings: Settings, bar: Bar, keep: Path | None) -> Iterato
             )
             # In the temporary directory also if the copy is kept: a backup has no use there.
             backup = make_backup(settings, Path(temporary) / "backup", bar, with_secrets=True)
-            restore_backup(copy, backup.folder, bar)
+            restore_backup(copy, backup.folder, bar, ACTOR)
             yield copy
 
 

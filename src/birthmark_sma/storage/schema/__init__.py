@@ -11,6 +11,7 @@ Importing any of the modules imports this package, so `metadata` always has ever
 from birthmark_sma.storage.schema import (
     access,
     activity,
+    acts,
     authority,
     certificates,
     devices,
@@ -23,6 +24,7 @@ __all__ = [
     "HEAD_REVISION",
     "access",
     "activity",
+    "acts",
     "authority",
     "certificates",
     "devices",

@@ -8,6 +8,9 @@ from fastapi import APIRouter
 from sqlalchemy import Connection
 from starlette.responses import Response
 
+from birthmark_sma.authority.acts import search as act_search
+from birthmark_sma.authority.acts.actor import ActKind
+from birthmark_sma.authority.acts.search import ActFilter
 from birthmark_sma.authority.authority import Authority
 from birthmark_sma.authority.devices import abuse_flags as device_flags
 from birthmark_sma.authority.devices import (
@@ -45,6 +48,7 @@ LIST = "/dashboard/devices"
 DEVICE = "/dashboard/device"
 CERTIFICATE = "/dashboard/device/certificate"
 VALIDATIONS = "/dashboard/validations"
+ACTS = "/dashboard/acts"
 
 _A_PAGE = 50  # devices of a page
 _MOST_FAMILIES = 200  # families to choose from
@@ -52,6 +56,8 @@ _DAYS = 30  # days in the chart of a device's PASSes
 _LISTED_DAYS = 7  # days with a PASS that link to their validations
 _LATEST = 15  # newest validations of a device
 _FLAGS = 20  # newest abuse flags of a device
+_ACTS = 5  # newest acts on a device
+_KIND = ActKind.DEVICE_SUSPEND.subject_kind
 _LOOKING = 0.04  # seconds to search the audit log for one device; the page says how far it got
 _SECONDS = 10.0
 
@@ -160,6 +166,12 @@ def _read(connection: Connection, authority: Authority, device_serial: str) -> d
         "window": find_window(connection, device),
         "obstacle": find_obstacle(current, now, grace),
         "grace": grace,
+        "acts": act_search.search(
+            connection,
+            ActFilter(subject=device_serial, subject_kind=_KIND),
+            limit=_ACTS,
+        ),
+        "all_acts": link(ACTS, {"subject": device_serial, "kind": _KIND}),
         "flags": device_flags.list_flags_of_device(connection, device_serial, limit=_FLAGS),
         "days": [(day, passes.get(day, 0)) for day in days],
         "latest_days": [

@@ -2,15 +2,15 @@
 
 from birthmark_sma.web.dashboard import (
     access_keys,
-    audit_log,
     certificates,
     devices,
     overview,
     sign_in,
     tables,
 )
+from birthmark_sma.web.dashboard.trails import acts, audit_log
 
 ROUTERS = tuple(
     each.router
-    for each in (overview, devices, audit_log, tables, certificates, access_keys, sign_in)
+    for each in (overview, devices, audit_log, acts, tables, certificates, access_keys, sign_in)
 )

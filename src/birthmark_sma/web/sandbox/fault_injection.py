@@ -20,6 +20,7 @@ from starlette.responses import RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from birthmark_sma import errors
+from birthmark_sma.authority.acts.actor import Actor, Source
 from birthmark_sma.authority.authority import Authority
 from birthmark_sma.authority.ca.store import FIRST_INTERMEDIATE
 from birthmark_sma.authority.devices import revocation, states
@@ -40,7 +41,7 @@ from birthmark_sma.web.sandbox.scenario_catalog import Asked, UnknownScenarioErr
 from birthmark_sma.web.server_state import ServerState
 
 _SECONDS = 10.0
-_ACTOR = "sandbox"  # who changes the status of devices
+_ACTOR = Actor("sandbox", Source.SERVER)  # who changes the status of devices
 _HEADER = scenario_catalog.HEADER.lower().encode()
 _UNKNOWN = Problem(400, "unknown-scenario", "Unknown scenario")
 # Device certificates are valid for 730 days.

@@ -25,6 +25,7 @@ from birthmark_sma.storage.engine import Database
 from tests.support.access_keys import issue, secret_of
 from tests.support.authorities import execute
 from tests.support.cameras.camera import new_key
+from tests.support.devices.actors import ACTOR
 
 GUESSES = 100_000
 TOLERANCE = 0.02
@@ -61,7 +62,7 @@ def test_changes_reach_the_ring(new_authority: Database) -> None:
     assert ring.find_by_secret(secret) is None
     look(ring, new_authority)
     assert ring.find_by_secret(secret) == issued.key
-    revoke_key(new_authority, "one")
+    revoke_key(new_authority, "one", actor=ACTOR)
     look(ring, new_authority)
     found = ring.find_by_secret(secret)
     assert found is not None
@@ -89,7 +90,7 @@ def test_nothing_but_the_secret_is_found(new_authority: Database) -> None:
 def test_the_database_holds_no_secret(new_authority: Database) -> None:
     """Threat 28: a digest alone, and none of it in what objects say of themselves."""
     issued = issue(new_authority, "one", "admin")
-    rotated = rotate_key(new_authority, "one", timedelta(hours=1))
+    rotated = rotate_key(new_authority, "one", timedelta(hours=1), actor=ACTOR)
     with new_authority.read() as connection:
         [stored] = all_keys(connection)
     for secret in (secret_of(issued), secret_of(rotated)):
@@ -245,12 +246,12 @@ def test_a_revoked_certificate_does_not_come_in_by_its_issuer(
         assert key is not None
         return key.name, key.is_good(NOW)
 
-    revoke_key(new_authority, "own")
+    revoke_key(new_authority, "own", actor=ACTOR)
     assert found(own) == ("own", False)
     assert found(other) == ("any", True)
     issue(new_authority, "own again", "validate", **by_itself)
     assert found(own) == ("own again", True)
-    revoke_key(new_authority, "any")
+    revoke_key(new_authority, "any", actor=ACTOR)
     assert found(own) == ("own again", True)
     assert found(other) == ("any", False)
 
@@ -260,7 +261,7 @@ def test_only_keys_that_changed_are_read_again(new_authority: Database) -> None:
     issued = [issue(new_authority, f"key {number}", "validate") for number in range(3)]
     ring = read(new_authority)
     kept = [ring.find_by_secret(secret_of(each)) for each in issued]
-    revoke_key(new_authority, "key 1")
+    revoke_key(new_authority, "key 1", actor=ACTOR)
     look(ring, new_authority)
     found = [ring.find_by_secret(secret_of(each)) for each in issued]
     assert found[0] is kept[0]
@@ -329,7 +330,7 @@ def test_noting_uses_waits_for_nobody(new_authority: Database) -> None:
 def test_terms_that_make_no_sense(new_authority: Database, terms: dict[str, object]) -> None:
     every: dict[str, object] = {"name": "one", "scope": KeyScope.VALIDATE, **terms}
     with pytest.raises(AccessKeyRefusedError):
-        create_key(new_authority, KeyTerms(**every))  # type: ignore[arg-type]
+        create_key(new_authority, KeyTerms(**every), actor=ACTOR)  # type: ignore[arg-type]
 
 
 def test_names_are_taken_until_revoked(new_authority: Database) -> None:
@@ -337,12 +338,12 @@ def test_names_are_taken_until_revoked(new_authority: Database) -> None:
     with pytest.raises(AccessKeyNameError):
         issue(new_authority, "one", "validate")
     with pytest.raises(UnknownAccessKeyError):
-        revoke_key(new_authority, "another")
-    revoke_key(new_authority, "one")
+        revoke_key(new_authority, "another", actor=ACTOR)
+    revoke_key(new_authority, "one", actor=ACTOR)
     with pytest.raises(UnknownAccessKeyError):
-        rotate_key(new_authority, "one", timedelta(0))
+        rotate_key(new_authority, "one", timedelta(0), actor=ACTOR)
     issue(new_authority, "one", "validate")
     ca = new_ca("a CA").certificate
     own = issue(new_authority, "own", "validate", certificate_issuer=ca)
     with pytest.raises(AccessKeyRefusedError):
-        rotate_key(new_authority, own.key.key_id, timedelta(0))
+        rotate_key(new_authority, own.key.key_id, timedelta(0), actor=ACTOR)

@@ -16,6 +16,7 @@ from birthmark_sma.authority.background import abuse_detection
 from birthmark_sma.authority.background.abuse_detection import (
     AbuseDetection,
     AbuseScan,
+    Pause,
     review_flags,
     scan_for_abuse,
 )
@@ -35,6 +36,7 @@ from tests.support.audit_rows import AuditWriter, judged
 from tests.support.authorities import count_activity, execute, new_camera, opened, rows_of
 from tests.support.counting import assert_counters_are_those_of_the_trail
 from tests.support.databases.postgres import Postgres
+from tests.support.devices.actors import ACTOR
 from tests.support.devices.acts import reinstate_device, revoke_device, suspend_device
 from tests.support.programs.running import wait_until
 
@@ -68,10 +70,13 @@ def never(_seconds: float) -> bool:
 
 
 def check(
-    database: Database, mode: AbuseMode = AbuseMode.FLAG, policy: AbusePolicy = POLICY
+    database: Database,
+    mode: AbuseMode = AbuseMode.FLAG,
+    policy: AbusePolicy = POLICY,
+    pause: Pause = never,
 ) -> AbuseScan:
     """Look for abuse once."""
-    return scan_for_abuse(database, policy, mode, never)
+    return scan_for_abuse(database, policy, mode, pause, ACTOR)
 
 
 def active(database: Database, day: date, pictures: Mapping[str, int], *, passes: int = 0) -> None:
@@ -173,7 +178,7 @@ def test_a_stop_after_midnight_does_not_begin_the_second_day(
     active(database, today, {"early": 60})
     midnight = datetime(today.year, today.month, today.day, tzinfo=UTC)
     monkeypatch.setattr(abuse_detection, "database_time", lambda _: midnight + timedelta(minutes=1))
-    assert scan_for_abuse(database, POLICY, AbuseMode.FLAG, lambda _: True).flagged == 1
+    assert check(database, pause=lambda _: True).flagged == 1
     assert [each.flag.day for each in flagged(database)] == [yesterday]
     assert check(database).flagged == 1
 
@@ -184,7 +189,7 @@ def test_many_devices_are_looked_at_in_steps(
     """And whoever is told to stop does so after one."""
     monkeypatch.setattr(abuse_detection, "_STEP_DEVICES", 7)
     active(database, today, {f"loud-{number:02}": 60 for number in range(30)})
-    assert scan_for_abuse(database, POLICY, AbuseMode.FLAG, lambda _: True).flagged == 7
+    assert check(database, pause=lambda _: True).flagged == 7
     assert check(database).flagged == 23
     assert len(flagged(database)) == 30
 
@@ -451,7 +456,7 @@ def test_what_was_reviewed_is_left_alone_that_day(
     """Whatever mode it was flagged in, and whatever mode comes afterwards."""
     database = authority.database
     check(database, mode)
-    assert review_flags(database, loud) == 1
+    assert review_flags(database, loud, actor=ACTOR) == 1
     assert flagged(database, shadow=mode is AbuseMode.SHADOW, reviewed=False) == []
     for later in (AbuseMode.SHADOW, AbuseMode.FLAG, AbuseMode.SUSPEND):
         assert check(database, later) == AbuseScan()
@@ -461,15 +466,15 @@ def test_what_was_reviewed_is_left_alone_that_day(
 def test_there_is_something_to_review(authority: Authority, loud: str, today: date) -> None:
     database = authority.database
     with pytest.raises(UnknownFlagError, match="loud has no flag that waits"):
-        review_flags(database, loud)
+        review_flags(database, loud, actor=ACTOR)
     check(database)
     with pytest.raises(UnknownFlagError, match="no flag of 2020-02-02"):
-        review_flags(database, loud, date(2020, 2, 2))
-    assert review_flags(database, loud, today) == 1
+        review_flags(database, loud, ACTOR, date(2020, 2, 2))
+    assert review_flags(database, loud, ACTOR, today) == 1
     with pytest.raises(UnknownFlagError):
-        review_flags(database, loud)
+        review_flags(database, loud, actor=ACTOR)
     with pytest.raises(UnknownDeviceError, match="nobody"):
-        review_flags(database, "nobody")
+        review_flags(database, "nobody", actor=ACTOR)
 
 
 def test_flags_go_with_the_days_that_they_are_of(database: Database, today: date) -> None:

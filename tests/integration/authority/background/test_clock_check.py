@@ -22,6 +22,7 @@ from tests.support.authorities import (
     rows_of,
     small_settings,
 )
+from tests.support.devices.actors import ACTOR
 from tests.support.programs.wrong_clock import machine_clock_ahead
 
 CALLER = Caller("192.0.2.1")
@@ -50,7 +51,7 @@ def test_a_clock_a_day_ahead_deletes_nothing_in_force(settings: Settings) -> Non
     with new_authority(kept) as right:
         request = request_for("camera-1", idempotency_key="key")
         first = right.provisioner.provision_device(request)
-        key = create_key(right.database, KeyTerms("admin", KeyScope.ADMIN))
+        key = create_key(right.database, KeyTerms("admin", KeyScope.ADMIN), actor=ACTOR)
         with right.database.read() as connection:
             right.key_cache.poll(connection)
         assert key.secret is not None
@@ -105,8 +106,8 @@ def test_what_a_wrong_clock_writes_has_the_databases_time(
 def test_an_access_key_ends_by_the_databases_clock(postgres_url: str, tmp_path: Path) -> None:
     """Threat 45: a secret that was rotated counts as long as was said, on every machine."""
     with new_authority(small_settings(tmp_path, postgres_url)) as authority:
-        issued = create_key(authority.database, KeyTerms("one", KeyScope.ADMIN))
-        rotate_key(authority.database, "one", timedelta(hours=1))
+        issued = create_key(authority.database, KeyTerms("one", KeyScope.ADMIN), actor=ACTOR)
+        rotate_key(authority.database, "one", timedelta(hours=1), actor=ACTOR)
         with authority.database.read() as connection:
             authority.key_cache.poll(connection)
         assert issued.secret is not None

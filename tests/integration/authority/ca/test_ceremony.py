@@ -26,6 +26,7 @@ from birthmark_sma.runtime.secret_files import write_private_file
 from birthmark_sma.storage.engine import Database, open_database
 from birthmark_sma.storage.migration import migrate
 from tests.support.authorities import PASSPHRASE, opened, openssl, quiet, rows_of, small_settings
+from tests.support.devices.actors import ACTOR
 
 
 class PowerCutError(BaseException):
@@ -66,7 +67,7 @@ def assert_consistent(settings: Settings) -> None:
 
 def test_what_a_ceremony_makes(settings: Settings) -> None:
     """Threats 1 and 5: OpenSSL accepts the chain and opens the root's key, with the passphrase."""
-    held = initialise(settings, quiet)
+    held = initialise(settings, quiet, actor=ACTOR)
     assert held is not None
     key_file = ceremony.root_key_file(settings)
     assert key_file.parent == settings.data_dir
@@ -101,7 +102,7 @@ def assert_openssl_accepts(root: x509.Certificate, below: x509.Certificate, fold
 def test_every_kind_of_ca_key(tmp_path: Path, key_type: CaKeyType) -> None:
     """The kind that was configured is that of both keys."""
     settings = small_settings(tmp_path, None, ca_key_type=key_type)
-    held = initialise(settings, quiet)
+    held = initialise(settings, quiet, actor=ACTOR)
     assert held is not None
     sizes = {CaKeyType.RSA_4096: 4096, CaKeyType.EC_P384: 384, CaKeyType.EC_P256: 256}
     for certificate in (held.root, held.intermediate):
@@ -118,7 +119,7 @@ def test_serial_numbers_are_random_and_of_one_length() -> None:
 
 def test_the_server_never_needs_the_root_key(settings: Settings) -> None:
     """Threat 5: without the root's file everything works but making another intermediate."""
-    held = initialise(settings, quiet)
+    held = initialise(settings, quiet, actor=ACTOR)
     assert held is not None
     held.root_key_file.unlink()
     with opened(settings) as authority:
@@ -131,7 +132,7 @@ def test_the_root_key_goes_where_it_is_told(tmp_path: Path, database_url: str) -
     """A folder that is not there yet is made, for its owner alone."""
     path = tmp_path / "safe" / "root.key"
     settings = small_settings(tmp_path, database_url, root_key_file=path)
-    held = initialise(settings, quiet)
+    held = initialise(settings, quiet, actor=ACTOR)
     assert held is not None
     assert held.root_key_file == path
     assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
@@ -141,7 +142,7 @@ def test_the_root_key_goes_where_it_is_told(tmp_path: Path, database_url: str) -
 
 def test_nothing_shows_the_keys(settings: Settings) -> None:
     """Threat 28: what a ceremony returns can be printed."""
-    held = initialise(settings, quiet)
+    held = initialise(settings, quiet, actor=ACTOR)
     assert "PRIVATE" not in repr(held)
     authority = open_authority(settings)
     assert "PRIVATE" not in repr(authority)
@@ -154,27 +155,27 @@ def test_nothing_shows_the_keys(settings: Settings) -> None:
 
 def test_a_second_ceremony_is_refused(settings: Settings) -> None:
     """Threat 12: nothing that exists is touched."""
-    initialise(settings, quiet)
+    initialise(settings, quiet, actor=ACTOR)
     before = everything_in(settings)
     database = open_database(settings.resolved_database_url)
     with pytest.raises(AlreadyInitialisedError, match="sma ca show"):
-        hold_ceremony(database, settings)
+        hold_ceremony(database, settings, actor=ACTOR)
     database.close()
     assert everything_in(settings) == before
-    assert initialise(settings, quiet) is None
+    assert initialise(settings, quiet, actor=ACTOR) is None
     assert everything_in(settings) == before
 
 
 def test_a_second_ceremony_without_the_root_key_is_refused(settings: Settings) -> None:
     """Moving the root's key to a safe place does not make room for another root."""
-    held = initialise(settings, quiet)
+    held = initialise(settings, quiet, actor=ACTOR)
     assert held is not None
     held.root_key_file.unlink()
     before = everything_in(settings)
-    assert initialise(settings, quiet) is None
+    assert initialise(settings, quiet, actor=ACTOR) is None
     database = open_database(settings.resolved_database_url)
     with pytest.raises(AlreadyInitialisedError):
-        hold_ceremony(database, settings)
+        hold_ceremony(database, settings, actor=ACTOR)
     database.close()
     assert everything_in(settings) == before
 
@@ -184,7 +185,7 @@ def test_the_root_key_of_another_authority_is_kept(settings: Settings) -> None:
     path = ceremony.root_key_file(settings)
     path.write_text("the key of another authority")
     with pytest.raises(PrivateFileError, match=r"another authority.*--root-key-file"):
-        initialise(settings, quiet)
+        initialise(settings, quiet, actor=ACTOR)
     assert path.read_text() == "the key of another authority"
     database = open_database(settings.resolved_database_url)
     with database.read() as connection:
@@ -234,8 +235,8 @@ def test_a_power_cut_at_any_step(
     with monkeypatch.context() as cut:
         cut.setattr(module, name, power_cut if when == "before" else after(original))
         with pytest.raises(PowerCutError):
-            initialise(settings, quiet)
-    initialise(settings, quiet)
+            initialise(settings, quiet, actor=ACTOR)
+    initialise(settings, quiet, actor=ACTOR)
     assert_consistent(settings)
     left = {path.name for path in settings.data_dir.iterdir() if "root-ca" in path.name}
     assert left == {ceremony.root_key_file(settings).name}
@@ -257,10 +258,10 @@ def test_a_power_cut_between_the_commit_and_the_name(
     with monkeypatch.context() as cut:
         cut.setattr(ceremony, "finish_ceremony", cut_once_committed)
         with pytest.raises(PowerCutError):
-            initialise(settings, quiet)
+            initialise(settings, quiet, actor=ACTOR)
     assert calls
     assert not ceremony.root_key_file(settings).exists()
-    assert initialise(settings, quiet) is None
+    assert initialise(settings, quiet, actor=ACTOR) is None
     assert_consistent(settings)
 
 
@@ -283,7 +284,7 @@ def initialise_at_once(*all_settings: Settings) -> list[Any]:
     def run(number: int, settings: Settings) -> None:
         start.wait(30)
         try:
-            outcomes[number] = initialise(settings, quiet)
+            outcomes[number] = initialise(settings, quiet, actor=ACTOR)
         except Exception as error:
             outcomes[number] = error
 
@@ -308,14 +309,14 @@ def test_a_ceremony_that_another_one_overtakes(
     def find_and_be_overtaken(connection: Connection) -> object:
         found = find_sizes(connection)
         monkeypatch.setattr(key_table_store, "find_sizes", find_sizes)
-        others.append(initialise(settings, quiet))
+        others.append(initialise(settings, quiet, actor=ACTOR))
         return found
 
     database = open_database(settings.resolved_database_url)
     migrate(database)
     monkeypatch.setattr(key_table_store, "find_sizes", find_and_be_overtaken)
     with pytest.raises(AlreadyInitialisedError):
-        hold_ceremony(database, settings)
+        hold_ceremony(database, settings, actor=ACTOR)
     database.close()
     assert isinstance(others[0], Ceremony)
     assert_consistent(settings)
@@ -374,7 +375,7 @@ def test_two_machines_that_found_one_database(
     outcomes = initialise_at_once(*both)
     assert sum(isinstance(outcome, Ceremony) for outcome in outcomes) == 1, outcomes
     for outcome, settings in zip(outcomes, both, strict=True):
-        initialise(settings, quiet)
+        initialise(settings, quiet, actor=ACTOR)
         if isinstance(outcome, Ceremony):
             assert_consistent(settings)
         else:
@@ -392,5 +393,5 @@ def test_generated_passphrases_do_not_collide(tmp_path: Path) -> None:
 
 def test_the_database_is_asked_first(database: Database, tmp_path: Path, database_url: str) -> None:
     """A ceremony in a migrated database needs nothing else."""
-    held = hold_ceremony(database, small_settings(tmp_path, database_url))
+    held = hold_ceremony(database, small_settings(tmp_path, database_url), actor=ACTOR)
     assert held.root.subject == held.intermediate.issuer

@@ -26,6 +26,7 @@ from birthmark_sma.config import Settings
 from birthmark_sma.errors import DatabaseUnavailableError, ShuttingDownError
 from birthmark_sma.storage.portable_sql import database_time
 from tests.support.authorities import execute, new_camera, opened, rows_of
+from tests.support.devices.actors import ACTOR
 from tests.support.devices.acts import (
     reinstate_device,
     retire_device,
@@ -145,7 +146,7 @@ def test_a_changed_reason_makes_a_list_due(authority: Authority) -> None:
     retire_device(authority.database, "camera")
     assert publish(authority)
     since = datetime(2026, 1, 2, 3, 4, 5, 6, tzinfo=UTC)
-    change = states.revoke("me", "key_compromise", since)
+    change = states.revoke(ACTOR, "key_compromise", since)
     change_devices(authority.database, ["camera"], change)
     assert publish(authority)
     [entry] = served(authority)

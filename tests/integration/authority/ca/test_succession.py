@@ -36,6 +36,7 @@ from birthmark_sma.protocol.verdict import Reason
 from birthmark_sma.storage.locks import AdvisoryLock, only_one
 from tests.support.authorities import new_camera, opened, openssl, quiet, request_for, rows_of
 from tests.support.cameras.camera import public_pem
+from tests.support.devices.actors import ACTOR
 from tests.support.devices.acts import revoke_device
 from tests.support.pki.certificate_verifiers import (
     ask_openssl,
@@ -54,7 +55,7 @@ ACTIVE, RETIRING, PREPARED = CaState.ACTIVE, CaState.RETIRING, CaState.PREPARED
 
 def successions(authority: Authority, **named: Any) -> Successions:
     """Return the acts on an open authority."""
-    return Successions(authority.database, authority.settings, **named)
+    return Successions(authority.database, authority.settings, ACTOR, **named)
 
 
 def follow(authority: Authority) -> None:
@@ -553,6 +554,7 @@ def test_a_rotation_of_secrets_wraps_the_keys_of_all_cas(
         NewSecret(new_ca_password=other, new_kek_file=None),  # type: ignore[arg-type]
         quiet,
         wait=lambda _: None,
+        actor=ACTOR,
     )
     assert (done.left.total, done.rewrapped.ca_keys) == (0, 2)
     changed = settings.model_copy(

@@ -30,7 +30,8 @@ from birthmark_sma.errors import (
 from birthmark_sma.protocol.verdict import DeviceStatus
 from birthmark_sma.storage.engine import open_database
 from tests.support.authorities import opened, rows_of
-from tests.support.devices.acts import ACTOR, revoke_device, suspend_device
+from tests.support.devices.actors import ACTOR
+from tests.support.devices.acts import revoke_device, suspend_device
 from tests.support.devices.registered import device
 
 SUSPEND, REINSTATE, RETIRE = (
@@ -89,7 +90,7 @@ def test_many_devices_in_one_act(authority: Authority) -> None:
     with authority.database.read() as connection:
         found = device_store.find_device(connection, serials[0])
     assert found is not None
-    assert (found.status_reason, found.status_actor) == ("key_compromise", ACTOR)
+    assert (found.status_reason, found.status_actor) == ("key_compromise", ACTOR.name)
     assert found.status_changed_at is not None
     second = timedelta(seconds=1)
     assert before - second <= found.status_changed_at <= authority.database.clock.now() + second
@@ -295,4 +296,4 @@ def test_a_suspension_marks_flags_only_when_it_ends(authority: Authority) -> Non
         found = device_store.find_device(connection, serials[0])
     assert found is not None
     assert found.status is DeviceStatus.ACTIVE
-    assert (found.status_reason, found.status_actor) == (None, ACTOR)
+    assert (found.status_reason, found.status_actor) == (None, ACTOR.name)

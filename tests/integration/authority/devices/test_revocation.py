@@ -23,8 +23,8 @@ from birthmark_sma.pki.crl import REASONS
 from birthmark_sma.protocol.verdict import DeviceStatus, Reason
 from birthmark_sma.storage.engine import Database
 from tests.support.authorities import camera_of, new_camera, opened, request_for
+from tests.support.devices.actors import ACTOR
 from tests.support.devices.acts import (
-    ACTOR,
     reinstate_device,
     retire_device,
     revoke_device,

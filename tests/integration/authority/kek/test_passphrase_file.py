@@ -15,6 +15,7 @@ from birthmark_sma.config import Settings
 from birthmark_sma.errors import ConfigurationError, PrivateFileError
 from birthmark_sma.storage.engine import open_database
 from tests.support.authorities import openssl, quiet, rows_of, small_settings
+from tests.support.devices.actors import ACTOR
 
 
 def without_passphrase(folder: Path, database_url: str | None = None) -> Settings:
@@ -38,7 +39,7 @@ def test_sqlite_gets_one_passphrase_for_ever(tmp_path: Path) -> None:
 def test_the_generated_passphrase_opens_the_root_key(tmp_path: Path) -> None:
     """An operator can pass the file to OpenSSL as it is."""
     settings = without_passphrase(tmp_path)
-    held = initialise(settings, quiet)
+    held = initialise(settings, quiet, actor=ACTOR)
     assert held is not None
     opened = openssl(
         "pkey",
@@ -76,13 +77,13 @@ def test_a_passphrase_file_open_to_others_is_refused(tmp_path: Path) -> None:
 def test_an_existing_authority_gets_no_new_passphrase(tmp_path: Path) -> None:
     """A lost file is told, and not replaced by one that opens nothing."""
     settings = without_passphrase(tmp_path).model_copy(update={"kek_file": None})
-    initialise(settings, quiet)
+    initialise(settings, quiet, actor=ACTOR)
     path = settings.data_dir / PASSPHRASE_FILE
     path.unlink()
     with pytest.raises(ConfigurationError, match="CA_PASSWORD is not set"):
         find_passphrase(settings)
     with pytest.raises(ConfigurationError, match="CA_PASSWORD is not set"):
-        initialise(settings, quiet)
+        initialise(settings, quiet, actor=ACTOR)
     assert not path.exists()
 
 
@@ -95,7 +96,7 @@ def test_postgresql_needs_a_passphrase(
     if not with_kek_file:
         settings = settings.model_copy(update={"kek_file": None})
     with pytest.raises(ConfigurationError, match="CA_PASSWORD is not set"):
-        initialise(settings, quiet)
+        initialise(settings, quiet, actor=ACTOR)
     assert not settings.data_dir.exists()
     assert {path.name for path in tmp_path.iterdir()} == {"key-encryption.key"}
     database = open_database(postgres_url)

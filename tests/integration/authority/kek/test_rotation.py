@@ -46,6 +46,7 @@ from tests.support.authorities import (
     small_settings,
 )
 from tests.support.cameras.table_epochs import rotate as rotate_tables
+from tests.support.devices.actors import ACTOR
 from tests.support.programs.running import wait_until
 from tests.support.schemas import give_schema
 
@@ -64,7 +65,7 @@ def founded_by_passphrase(tmp_path: Path, database_url: str) -> Settings:
     settings = small_settings(tmp_path, database_url, kek_file=None)
     settings = settings.model_copy(update={"kek_file": None})
     give_schema(settings.resolved_database_url)
-    initialise(settings, quiet)
+    initialise(settings, quiet, actor=ACTOR)
     return settings
 
 
@@ -74,7 +75,7 @@ def laptop(tmp_path: Path) -> Settings:
     settings = small_settings(tmp_path, None, ca_password=None, data_dir=tmp_path / "data")
     settings = settings.model_copy(update={"kek_file": None})
     give_schema(settings.resolved_database_url)
-    initialise(settings, quiet)
+    initialise(settings, quiet, actor=ACTOR)
     return settings
 
 
@@ -91,7 +92,7 @@ def database_of(settings: Settings) -> Iterator[Database]:
 def rotated(settings: Settings, **new: Any) -> Rotated:
     """Rotate to a new secret."""
     with database_of(settings) as database:
-        return rotate(database, settings, NewSecret(**new), quiet)
+        return rotate(database, settings, NewSecret(**new), quiet, actor=ACTOR)
 
 
 def given(settings: Settings, **changes: Any) -> Settings:
@@ -574,7 +575,9 @@ def test_a_server_follows_without_the_new_secret(
 
         with database_of(settings) as database:
             new = NewSecret.model_validate({"new_ca_password": OTHER})
-            assert rotate(database, settings, new, quiet, wait=meanwhile).left.total == 0
+            assert (
+                rotate(database, settings, new, quiet, wait=meanwhile, actor=ACTOR).left.total == 0
+            )
         for number, server in enumerate((running, idle)):
             keep_one(server, f"after {number}")
         assert rows_of(running.database, "SELECT DISTINCT kek_id FROM idempotent_responses") == [
@@ -671,7 +674,8 @@ def test_a_server_may_be_started_in_the_middle(founded_by_passphrase: Settings) 
         seen.extend(contents(s) for s in (settings, given(settings, ca_password=OTHER)))
 
     with database_of(settings) as database:
-        rotate(database, settings, NewSecret(new_ca_password=OTHER), quiet, wait=meanwhile)  # type: ignore[arg-type]
+        new = NewSecret.model_validate({"new_ca_password": OTHER})
+        rotate(database, settings, new, quiet, wait=meanwhile, actor=ACTOR)
     assert seen == [before, before]
 
 
@@ -687,7 +691,8 @@ def test_what_is_opened_while_tables_are_wrapped_anew(
         def meanwhile(_: float) -> None:
             seen.append(len(open_key_table_cache(database, keks).keys.current))
 
-        rotate(database, settings, NewSecret(new_ca_password=OTHER), quiet, wait=meanwhile)  # type: ignore[arg-type]
+        new = NewSecret.model_validate({"new_ca_password": OTHER})
+        rotate(database, settings, new, quiet, wait=meanwhile, actor=ACTOR)
     assert seen == [6]
 
 

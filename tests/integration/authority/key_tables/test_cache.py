@@ -44,12 +44,13 @@ from tests.support.authorities import (
     small_settings,
 )
 from tests.support.cameras.camera import Camera
+from tests.support.devices.actors import ACTOR
 
 
 @pytest.fixture
 def unpopulated(database: Database, settings: Settings) -> Database:
     """A database in which the ceremony was held, without key tables."""
-    hold_ceremony(database, settings)
+    hold_ceremony(database, settings, actor=ACTOR)
     return database
 
 
@@ -85,7 +86,9 @@ def test_every_table_gets_a_key_of_its_own(unpopulated: Database, settings: Sett
     """32 random bytes each, all different, and a report of the progress."""
     seen: list[tuple[int, int]] = []
     keks = keks_of(unpopulated, settings)
-    assert populate(unpopulated, keks, lambda *progress: seen.append(progress)) == TABLES
+    assert (
+        populate(unpopulated, keks, lambda *progress: seen.append(progress), actor=ACTOR) == TABLES
+    )
     keys = master_keys(unpopulated, settings)
     assert len(set(keys)) == TABLES
     assert {len(key) for key in keys} == {32}
@@ -95,11 +98,11 @@ def test_every_table_gets_a_key_of_its_own(unpopulated: Database, settings: Sett
 def test_populating_again_changes_nothing(unpopulated: Database, settings: Settings) -> None:
     """Threat 12: what is there stays, byte for byte."""
     keks = keks_of(unpopulated, settings)
-    populate(unpopulated, keks, quiet)
+    populate(unpopulated, keks, quiet, actor=ACTOR)
     before = stored_tables(unpopulated)
-    assert populate(unpopulated, keks, quiet) == 0
+    assert populate(unpopulated, keks, quiet, actor=ACTOR) == 0
     assert stored_tables(unpopulated) == before
-    assert initialise(settings, quiet) is None
+    assert initialise(settings, quiet, actor=ACTOR) is None
     assert stored_tables(unpopulated) == before
 
 
@@ -115,13 +118,16 @@ def test_an_interrupted_run_is_resumed(
 
     keks = keks_of(unpopulated, settings)
     with pytest.raises(KeyboardInterrupt):
-        populate(unpopulated, keks, interrupt)
+        populate(unpopulated, keks, interrupt, actor=ACTOR)
     before = stored_tables(unpopulated)
     assert [row[0] for row in before] == [0, 1, 2, 3]
     with pytest.raises(KeyTablesError, match=r"4 of 6 key tables.*Type: sma tables populate"):
         open_key_table_cache(unpopulated, keks)
     seen: list[tuple[int, int]] = []
-    assert populate(unpopulated, keks, lambda *progress: seen.append(progress)) == TABLES - 4
+    assert (
+        populate(unpopulated, keks, lambda *progress: seen.append(progress), actor=ACTOR)
+        == TABLES - 4
+    )
     assert seen == [(TABLES, TABLES)]
     assert stored_tables(unpopulated)[:4] == before
     assert len(set(master_keys(unpopulated, settings))) == TABLES
@@ -130,12 +136,12 @@ def test_an_interrupted_run_is_resumed(
 def test_a_hole_is_filled(unpopulated: Database, settings: Settings) -> None:
     """As long as no device relies on the tables, a missing one can be made anew."""
     keks = keks_of(unpopulated, settings)
-    populate(unpopulated, keks, quiet)
+    populate(unpopulated, keks, quiet, actor=ACTOR)
     before = stored_tables(unpopulated)
     execute(unpopulated, "DELETE FROM key_tables WHERE table_id = 2")
     with pytest.raises(KeyTablesError):
         open_key_table_cache(unpopulated, keks)
-    assert populate(unpopulated, keks, quiet) == 1
+    assert populate(unpopulated, keks, quiet, actor=ACTOR) == 1
     after = stored_tables(unpopulated)
     assert [row for row in after if row[0] != 2] == [row for row in before if row[0] != 2]
 
@@ -161,7 +167,7 @@ def test_populating_twice_at_once(
 
     def run() -> None:
         try:
-            populate(unpopulated, keks, quiet)
+            populate(unpopulated, keks, quiet, actor=ACTOR)
             seen.append(master_keys(unpopulated, settings))
         except Exception as error:
             errors.append(error)
@@ -185,8 +191,8 @@ def test_tables_are_never_made_for_devices_in_the_field(settings: Settings) -> N
         execute(database, "DELETE FROM key_tables WHERE table_id = 2")
         before = stored_tables(database)
         for attempt in (
-            lambda: populate_tables(database, settings, quiet),
-            lambda: initialise(settings, quiet),
+            lambda: populate_tables(database, settings, quiet, actor=ACTOR),
+            lambda: initialise(settings, quiet, actor=ACTOR),
         ):
             with pytest.raises(KeyTablesError, match=r"1 key table is missing.*backup"):
                 attempt()
@@ -200,7 +206,7 @@ def test_without_an_authority_there_is_nothing_to_populate(
 ) -> None:
     """The message says what comes first."""
     with pytest.raises(NotInitialisedError, match="Type: sma init"):
-        populate(database, nobody(), quiet)
+        populate(database, nobody(), quiet, actor=ACTOR)
     with pytest.raises(NotInitialisedError, match="Type: sma init"):
         open_key_table_cache(database, nobody())
 
@@ -221,7 +227,7 @@ def test_the_sizes_are_fixed(settings: Settings, other: dict[str, int]) -> None:
     with new_authority(settings) as authority:
         before = stored_tables(authority.database)
         changed = small_settings(settings.data_dir, settings.resolved_database_url, **other)
-        for attempt in (open_authority, lambda given: initialise(given, quiet)):
+        for attempt in (open_authority, lambda given: initialise(given, quiet, actor=ACTOR)):
             with pytest.raises(ConfigurationError, match=f"{TABLES} tables of {KEYS_PER_TABLE}"):
                 attempt(changed)
         assert stored_tables(authority.database) == before
@@ -229,7 +235,7 @@ def test_the_sizes_are_fixed(settings: Settings, other: dict[str, int]) -> None:
 
 def test_sizes_need_not_be_repeated(settings: Settings) -> None:
     """Without sizes among the settings, an authority has those that it began with."""
-    initialise(settings, quiet)
+    initialise(settings, quiet, actor=ACTOR)
     silent = small_settings(
         settings.data_dir, settings.resolved_database_url, tables=None, keys_per_table=None
     )
@@ -240,7 +246,7 @@ def test_sizes_need_not_be_repeated(settings: Settings) -> None:
 @pytest.mark.parametrize("field", ["tables", "keys_per_table"])
 def test_one_size_alone_may_be_repeated(settings: Settings, field: str) -> None:
     """A size that is right is no contradiction to the one that was left out."""
-    initialise(settings, quiet)
+    initialise(settings, quiet, actor=ACTOR)
     left_out = {"tables": None, "keys_per_table": None, field: getattr(settings, field)}
     partly = small_settings(settings.data_dir, settings.resolved_database_url, **left_out)
     with opened(partly) as authority:
@@ -265,7 +271,7 @@ def test_derived_keys_are_those_of_the_protocol(settings: Settings) -> None:
 def test_all_devices_on_a_table_have_one_master_key(settings: Settings) -> None:
     """Threat 11: whoever shares a table shares its key, over every opening of the authority."""
     held: dict[int, set[bytes]] = {}
-    initialise(settings, quiet)
+    initialise(settings, quiet, actor=ACTOR)
     for opening in range(3):
         with opened(settings) as authority:
             for number in range(4):
@@ -277,7 +283,7 @@ def test_all_devices_on_a_table_have_one_master_key(settings: Settings) -> None:
 
 def test_rows_cannot_change_places(settings: Settings) -> None:
     """Threat 13: a wrapped key in another table's row does not open."""
-    initialise(settings, quiet)
+    initialise(settings, quiet, actor=ACTOR)
     with opened(settings) as authority:
         first = stored_tables(authority.database)[0][1]
         execute(

@@ -35,6 +35,7 @@ from tests.support.authorities import (
     small_settings,
 )
 from tests.support.cameras.table_epochs import MONTH, give_new_keys, let_overlaps_end, rotate
+from tests.support.devices.actors import ACTOR
 from tests.support.devices.acts import revoke_device
 from tests.support.devices.batches import validation_under_way
 from tests.support.programs.wrong_clock import trust_the_machine
@@ -93,7 +94,7 @@ def test_an_unknown_table_changes_nothing(authority: Authority, table_ids: list[
     """Not even the tables beside it."""
     for act in (
         lambda: rotate(authority, table_ids),
-        lambda: end_overlaps(authority.database, table_ids),
+        lambda: end_overlaps(authority.database, table_ids, actor=ACTOR),
     ):
         with pytest.raises(TableRotationError, match="There is no key table"):
             act()
@@ -107,8 +108,8 @@ def test_a_table_has_two_live_keys_at_most(authority: Authority) -> None:
     with pytest.raises(TableRotationError, match=r"open until 20.*table 3\..*sma tables end"):
         rotate(authority)
     assert epochs_of(authority.database) == {each: int(each == 3) for each in ALL}
-    assert end_overlaps(authority.database, [3]) == [3]
-    assert end_overlaps(authority.database, ALL) == []
+    assert end_overlaps(authority.database, [3], actor=ACTOR) == [3]
+    assert end_overlaps(authority.database, ALL, actor=ACTOR) == []
     rotate(authority)
     assert epochs_of(authority.database)[3] == 2
     assert earlier_of(authority.database) == {each: int(each == 3) for each in ALL}
@@ -179,7 +180,7 @@ def test_a_deleted_key_is_nowhere_in_the_file(tmp_path: Path) -> None:
         query = "SELECT master_key FROM key_tables WHERE table_id = 2"
         [(wrapped,)] = rows_of(authority.database, query)
         rotate(authority, [2])
-        end_overlaps(authority.database, [2])
+        end_overlaps(authority.database, [2], actor=ACTOR)
         files = list(tmp_path.glob("sma.db*"))
         assert len(files) > 1
         assert not any(wrapped in file.read_bytes() for file in files)
@@ -213,7 +214,8 @@ def test_both_keys_survive_a_rotation_of_the_kek(authority: Authority, settings:
     def wait(_seconds: float) -> None:
         rotate(authority, [4])
 
-    done = rotate_kek(authority.database, settings, NewSecret(new_kek_file=new_file), quiet, wait)
+    new = NewSecret(new_kek_file=new_file)
+    done = rotate_kek(authority.database, settings, new, quiet, wait, actor=ACTOR)
     assert (done.rewrapped.key_tables, done.rewrapped.earlier_table_keys) == (TABLES, 2)
     assert done.left.total == 0
     with opened(settings.model_copy(update={"kek_file": new_file})) as later:
@@ -231,7 +233,7 @@ def test_both_keys_survive_a_rotation_of_the_kek(authority: Authority, settings:
 def _rotate_in_child(settings: Settings) -> None:
     database = open_database(settings.resolved_database_url)
     keks = open_stored_secrets(database, settings).keks
-    epochs.rotate(database, keks, ALL, MONTH)
+    epochs.rotate(database, keks, ALL, MONTH, actor=ACTOR)
     os._exit(0)
 
 
@@ -270,7 +272,7 @@ def test_a_killed_rotation_leaves_all_or_nothing(authority: Authority, settings:
         assert earlier_of(authority.database) == (before if after == rotated else {})
         assert (child.exitcode == 0) == (after == rotated)
         endings.add(child.exitcode)
-        end_overlaps(authority.database, ALL)
+        end_overlaps(authority.database, ALL, actor=ACTOR)
     assert endings == {0, -signal.SIGKILL}
 
 
@@ -325,7 +327,7 @@ def test_stragglers_are_those_with_an_earlier_key(authority: Authority) -> None:
         (table_id, 0, 1)
     ]
     assert all(key.accepted_until is not None for each in found for key in each.outdated)
-    end_overlaps(authority.database, ALL)
+    end_overlaps(authority.database, ALL, actor=ACTOR)
     with authority.database.read() as connection:
         found = holders.list_stragglers(connection, ALL, limit=10)
     assert [each.device_serial for each in found] == expected
@@ -356,7 +358,7 @@ def test_an_act_commits_after_the_validations_under_way(authority: Authority, ac
         rotate(authority, [1], MONTH)
     acts: dict[str, Callable[[], object]] = {
         "rotate": lambda: rotate(authority, [1], MONTH),
-        "end": lambda: end_overlaps(database, [1]),
+        "end": lambda: end_overlaps(database, [1], actor=ACTOR),
         "delete": lambda: epochs.delete_ended(database, datetime.now(UTC) + MONTH * 2),
     }
     before = generation_of(database)

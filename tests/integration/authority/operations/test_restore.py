@@ -18,6 +18,7 @@ from birthmark_sma.authority.operations.secrets_in_backup import place_secrets
 from birthmark_sma.config import Settings
 from birthmark_sma.errors import BackupError, BackupPlaceTakenError
 from tests.support.authorities import quiet, small_settings
+from tests.support.devices.actors import ACTOR
 from tests.support.schemas import give_schema
 
 SECRETS = {"ca-password", "simulated-mfg-root-ca.key"}
@@ -41,7 +42,7 @@ def backups(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("original")
     settings = settings_in(folder)
     give_schema(settings.resolved_database_url)
-    initialise(settings, quiet)
+    initialise(settings, quiet, actor=ACTOR)
     make_backup(settings, folder / "with", no_bar, with_secrets=True)
     make_backup(settings, folder / "without", no_bar, with_secrets=False)
     return folder
@@ -78,10 +79,10 @@ def test_no_room_for_the_name(
     with monkeypatch.context() as filled:
         filled.setattr(Path, "hardlink_to", full)
         with pytest.raises(BackupError, match="cannot be written: No space left") as refused:
-            restore_backup(target, backups / "with", no_bar)
+            restore_backup(target, backups / "with", no_bar, actor=ACTOR)
     assert_names_all(refused.value, target)
     assert names_in(target) == SECRETS
-    restore_backup(target, backups / "with", no_bar)
+    restore_backup(target, backups / "with", no_bar, actor=ACTOR)
     assert names_in(target) == SECRETS | {"sma.db"}
 
 
@@ -93,7 +94,7 @@ def test_no_room_for_the_name_and_no_secrets(
     target = Settings(**target.model_dump(exclude_unset=True) | {"ca_password": passphrase})
     monkeypatch.setattr(Path, "hardlink_to", full)
     with pytest.raises(BackupError, match="Nothing is left there"):
-        restore_backup(target, backups / "without", no_bar)
+        restore_backup(target, backups / "without", no_bar, actor=ACTOR)
     assert names_in(target) == set()
 
 
@@ -108,7 +109,7 @@ def test_a_database_that_was_made_meanwhile(
 
     monkeypatch.setattr(restore, "place_secrets", place_and_be_overtaken)
     with pytest.raises(BackupPlaceTakenError, match=re.escape("sma.db exists already")) as refused:
-        restore_backup(target, backups / "with", no_bar)
+        restore_backup(target, backups / "with", no_bar, actor=ACTOR)
     assert_names_all(refused.value, target)
     assert (target.data_dir / "sma.db").read_bytes() == b"of another program"
 
@@ -119,6 +120,6 @@ def test_a_directory_that_cannot_be_synchronised(
     """The database is there too."""
     monkeypatch.setattr(restore, "sync_directory", full)
     with pytest.raises(BackupError, match=re.escape("sma.db is restored, but")) as refused:
-        restore_backup(target, backups / "with", no_bar)
+        restore_backup(target, backups / "with", no_bar, actor=ACTOR)
     assert_names_all(refused.value, target)
     assert names_in(target) == SECRETS | {"sma.db"}

@@ -45,6 +45,7 @@ from birthmark_sma.protocol.verdict import Verdict
 from tests.support.access_keys import issue
 from tests.support.authorities import camera_of, execute, new_camera, opened, request_for, rows_of
 from tests.support.cameras.camera import csr_pem, new_key, public_pem, sealed_fields
+from tests.support.devices.actors import ACTOR
 from tests.support.devices.acts import reinstate_device, revoke_device, suspend_device
 from tests.support.devices.batches import validation_under_way
 
@@ -54,7 +55,7 @@ NOBODY = Caller(None)
 
 def allow(authority: Authority, name: str, period: timedelta = DAY) -> None:
     """Give an operator's permission."""
-    re_enrolments.allow(authority.database, name, period, "olga")
+    re_enrolments.allow(authority.database, name, period, ACTOR)
 
 
 def again(device_serial: str, key: Any = None, **fields: Any) -> ProvisioningRequest:
@@ -142,7 +143,7 @@ def test_a_device_that_lost_its_key_gets_a_new_certificate(authority: Authority)
     assert earlier.certificate_expires_at == before.certificate_expires_at
     old = x509.load_pem_x509_certificate(before.device_certificate.encode())
     assert earlier.not_before == old.not_valid_before_utc
-    assert earlier.replaced_by == "olga"
+    assert earlier.replaced_by == ACTOR.name
     assert revocation == Revocation(earlier.replaced_at, "superseded")
     assert listed.revocation_reason == "superseded"
     assert {each.certificate_serial: each.is_current for each in known.values()} == {
@@ -226,8 +227,8 @@ def test_a_permission_that_is_withdrawn(authority: Authority) -> None:
     """It can be given again, which replaces it."""
     new_camera(authority, "camera-1")
     allow(authority, "camera-1")
-    assert re_enrolments.cancel(authority.database, "Camera-1") == ("camera-1", True)
-    assert re_enrolments.cancel(authority.database, "camera-1") == ("camera-1", False)
+    assert re_enrolments.cancel(authority.database, "Camera-1", actor=ACTOR) == ("camera-1", True)
+    assert re_enrolments.cancel(authority.database, "camera-1", actor=ACTOR) == ("camera-1", False)
     assert isinstance(refusal(authority, again("camera-1")), DeviceAlreadyProvisionedError)
     allow(authority, "camera-1")
     allow(authority, "camera-1", 2 * DAY)
@@ -402,7 +403,7 @@ def test_a_repeat_after_the_access_key_lapsed(authority: Authority) -> None:
     first_key = key_for(authority, "first")
     request = again("camera-1", idempotency_key="once", enrolled_with=first_key)
     first = re_enrol(authority, request)
-    revoke_key(authority.database, "first")
+    revoke_key(authority.database, "first", actor=ACTOR)
     second_key = key_for(authority, "second")
     assert re_enrol(authority, replace(request, enrolled_with=second_key)) == first
     assert len(rows_of(authority.database, "SELECT * FROM earlier_certificates")) == 1

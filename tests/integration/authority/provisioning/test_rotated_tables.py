@@ -21,6 +21,7 @@ from birthmark_sma.config import Settings
 from birthmark_sma.errors import DatabaseUnavailableError, KeyTablesRotatedError
 from tests.support.authorities import TABLES, camera_of, opened, request_for, rows_of
 from tests.support.cameras.table_epochs import rotate
+from tests.support.devices.actors import ACTOR
 
 
 def device_of(authority: Authority, serial: str) -> Device:
@@ -132,7 +133,7 @@ def test_both_at_once(authority: Authority, settings: Settings) -> None:
         while not stop.is_set():
             with contextlib.suppress(DatabaseUnavailableError):  # SQLite has one writer
                 rotate(authority, [times % TABLES], timedelta(hours=1))
-                end_overlaps(authority.database, range(TABLES))
+                end_overlaps(authority.database, range(TABLES), actor=ACTOR)
                 times += 1
             stop.wait(0.1)
         return times

@@ -14,6 +14,7 @@ from birthmark_sma.authority.renewal import orders
 from birthmark_sma.authority.renewal.windows import RenewalCriteria
 from tests.support.authorities import rows_of
 from tests.support.cameras.renewed import new_device, renew
+from tests.support.devices.actors import ACTOR
 
 
 def generation(authority: Authority) -> int:
@@ -38,7 +39,7 @@ def test_the_active_intermediate_signs(
 ) -> None:
     """The register, the chain of the response and the certificate name the same issuer."""
     device = new_device(authority, "camera")
-    act(Successions(authority.database, authority.settings))
+    act(Successions(authority.database, authority.settings, actor=ACTOR))
     request = device.request()
     for is_repetition in (False, True):
         renewed = renew(authority, request)
@@ -64,10 +65,10 @@ def test_the_progress_of_an_order_for_an_intermediate(
 ) -> None:
     """The new certificates are under another one. Only devices that the order names count."""
     device, other = new_device(authority, "camera"), new_device(authority, "sleeping")
-    act(Successions(authority.database, authority.settings))
+    act(Successions(authority.database, authority.settings, actor=ACTOR))
     unnamed = new_device(authority, "later")
     criteria = RenewalCriteria(certificate_issuer="intermediate")
-    given = orders.give_order(authority.database, criteria, timedelta(days=1), "olga")
+    given = orders.give_order(authority.database, criteria, timedelta(days=1), ACTOR)
 
     def progress() -> tuple[int, int]:
         with authority.database.read() as connection:
@@ -87,7 +88,7 @@ def test_a_repetition_gets_the_chain_of_its_certificate(authority: Authority) ->
     device = new_device(authority, "camera")
     request = device.request()
     first = renew(authority, request)
-    Successions(authority.database, authority.settings).rotate()
+    Successions(authority.database, authority.settings, actor=ACTOR).rotate()
     new_device(authority, "another")  # notices the rotation
     again = renew(authority, request)
     assert again.is_repetition
@@ -109,7 +110,7 @@ def test_an_intermediate_that_is_replaced_before_the_commit(
     ) -> x509.Certificate:
         certificate = issue(checked, issuer, now)
         if not issuers:
-            Successions(authority.database, authority.settings).rotate()
+            Successions(authority.database, authority.settings, actor=ACTOR).rotate()
         issuers.append(issuer)
         return certificate
 

@@ -21,6 +21,7 @@ from birthmark_sma.storage.engine import Database
 from birthmark_sma.storage.portable_sql import database_time
 from birthmark_sma.storage.schema.certificates import renewal_orders
 from birthmark_sma.storage.schema.devices import registered_devices
+from tests.support.devices.actors import ACTOR
 
 WEEK = timedelta(days=7)
 DAY = timedelta(days=1)
@@ -72,7 +73,7 @@ def test_the_number_is_that_of_the_devices_whose_window_moves(
 ) -> None:
     """What an operator is told is what devices are told."""
     devices = fleet(database)
-    given = orders.give_order(database, criteria, WEEK, "olga")
+    given = orders.give_order(database, criteria, WEEK, ACTOR)
     named = [each for each in devices if find_orders(each, [given.time])]
     assert given.matched == len(named) > 0
     assert orders.preview(database, criteria) == len(named)
@@ -85,7 +86,7 @@ def test_the_number_is_that_of_the_devices_whose_window_moves(
 
 def test_progress(database: Database) -> None:
     fleet(database)
-    given = orders.give_order(database, RenewalCriteria(), WEEK, "olga")
+    given = orders.give_order(database, RenewalCriteria(), WEEK, ACTOR)
     some = [f"device-{number:03}" for number in (1, 10)]  # active, and provisioned before
     with database.write() as transaction:
         before = orders.read_progress(transaction, given)
@@ -104,11 +105,11 @@ def test_orders_are_bounded(database: Database) -> None:
     """Each request for a window reads all open orders."""
     fleet(database)
     for _ in range(orders.MOST_OPEN):
-        last = orders.give_order(database, RenewalCriteria(), WEEK, "olga")
+        last = orders.give_order(database, RenewalCriteria(), WEEK, ACTOR)
     with pytest.raises(RenewalOrderError, match="sma renewals cancel"):
-        orders.give_order(database, RenewalCriteria(), WEEK, "olga")
-    orders.cancel(database, last.id)
-    orders.give_order(database, RenewalCriteria(), WEEK, "olga")
+        orders.give_order(database, RenewalCriteria(), WEEK, ACTOR)
+    orders.cancel(database, last.id, actor=ACTOR)
+    orders.give_order(database, RenewalCriteria(), WEEK, ACTOR)
     with database.read() as connection:
         assert len(orders.list_open(connection)) == orders.MOST_OPEN
         assert len(orders.list_orders(connection, limit=100)) == orders.MOST_OPEN + 1
@@ -120,7 +121,7 @@ def test_orders_at_once_are_bounded_too(
     """Threat 36: both would find room for the last one."""
     fleet(database)
     for _ in range(orders.MOST_OPEN - 1):
-        orders.give_order(database, RenewalCriteria(), DAY, "olga")
+        orders.give_order(database, RenewalCriteria(), DAY, ACTOR)
     count = orders.count_matching
 
     def count_slowly(*arguments: Any) -> int:
@@ -128,7 +129,7 @@ def test_orders_at_once_are_bounded_too(
         return count(*arguments)
 
     monkeypatch.setattr(orders, "count_matching", count_slowly)
-    give = partial(orders.give_order, database, RenewalCriteria(), DAY, "olga")
+    give = partial(orders.give_order, database, RenewalCriteria(), DAY, ACTOR)
     with ThreadPoolExecutor(3) as threads:
         given = [threads.submit(give) for _ in range(3)]
     refused = [each.exception() for each in given]
@@ -138,6 +139,6 @@ def test_orders_at_once_are_bounded_too(
 
 def test_an_order_that_names_nobody(database: Database) -> None:
     with pytest.raises(RenewalOrderError, match="Nothing was ordered"):
-        orders.give_order(database, RenewalCriteria(), WEEK, "olga")
+        orders.give_order(database, RenewalCriteria(), WEEK, ACTOR)
     with database.read() as connection:
         assert connection.execute(renewal_orders.select()).all() == []

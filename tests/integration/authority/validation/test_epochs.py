@@ -29,6 +29,7 @@ from tests.support.authorities import TABLES, new_camera, opened, request_for
 from tests.support.cameras.camera import Camera
 from tests.support.cameras.colliding_tokens import forge
 from tests.support.cameras.table_epochs import give_new_keys, let_overlaps_end, rotate
+from tests.support.devices.actors import ACTOR
 
 CALLER = Caller("192.0.2.7")
 ALL = range(TABLES)
@@ -64,7 +65,7 @@ def test_the_life_of_two_keys(authority: Authority) -> None:
     assert judge(authority, old.token()) is Reason.EARLIER_EPOCH
     assert judge(authority, published(old), PUBLISHED_CLIENTS) is Reason.EARLIER_EPOCH
     assert judge(authority, new.token()) is Reason.GENUINE
-    end_overlaps(authority.database, ALL)
+    end_overlaps(authority.database, ALL, actor=ACTOR)
     assert judge(authority, old.token()) is Reason.NOT_OPENED
     assert judge(authority, new.token()) is Reason.GENUINE
 
@@ -106,7 +107,7 @@ def test_a_token_that_opens_under_both_keys(authority: Authority) -> None:
     token = CameraToken(sealed, table_id, 7, nonce)
     assert judge(authority, token) is Reason.OPENED_TWICE
     # Under one of the keys alone it would name a device.
-    end_overlaps(authority.database, ALL)
+    end_overlaps(authority.database, ALL, actor=ACTOR)
     assert judge(authority, token) in {Reason.GENUINE, Reason.TABLE_NOT_ASSIGNED}
 
 
@@ -148,7 +149,7 @@ def test_another_process_judges_with_the_newest_keys(
         new = give_new_keys(authority, old)
         assert judge(other, new.token()) is Reason.GENUINE
         assert judge(other, old.token()) is Reason.GENUINE
-        end_overlaps(authority.database, ALL)
+        end_overlaps(authority.database, ALL, actor=ACTOR)
         assert judge(other, old.token()) is Reason.NOT_OPENED
 
 
@@ -166,7 +167,7 @@ def test_a_rotation_in_the_middle_of_a_batch(
     def find_late(connection: Connection, nuc_hashes: Sequence[bytes]) -> FoundDevices:
         # SQLite allows no other writer meanwhile.
         if not ended_late and authority.database.dialect_name == "postgresql":
-            ended_late.extend(end_overlaps(authority.database, ALL))
+            ended_late.extend(end_overlaps(authority.database, ALL, actor=ACTOR))
         return find(connection, nuc_hashes)
 
     monkeypatch.setattr(store, "find_devices", find_late)
@@ -233,7 +234,7 @@ def test_no_token_is_lost_while_tables_are_rotated(
             fleet.cameras.append(moved)
             wait_for(fleet, 40)
             fleet.phase = 1
-            end_overlaps(authority.database, ALL)
+            end_overlaps(authority.database, ALL, actor=ACTOR)
             fleet.phase = 2
             wait_for(fleet, 40)
         finally:

@@ -34,8 +34,8 @@ from tests.support.authorities import (
     small_settings,
 )
 from tests.support.cameras.camera import Camera
+from tests.support.devices.actors import ACTOR
 from tests.support.devices.acts import (
-    ACTOR,
     reinstate_device,
     retire_device,
     revoke_device,
@@ -215,7 +215,12 @@ def test_abuse_detection_waits_too(
             passing = authority.validator.submit(camera.token(), CALLER)
             assert held.judged.wait(30)
             scanning = threads.submit(
-                scan_for_abuse, console.database, policy, AbuseMode.SUSPEND, lambda _seconds: False
+                scan_for_abuse,
+                console.database,
+                policy,
+                AbuseMode.SUSPEND,
+                lambda _seconds: False,
+                actor=ACTOR,
             )
             assert is_waiting(scanning)
         assert passing.result(30).reason is Reason.GENUINE
@@ -223,6 +228,6 @@ def test_abuse_detection_waits_too(
         judged = authority.validator.submit(camera.token(), CALLER).result(30)
     assert judged.reason is Reason.DEVICE_SUSPENDED
     who = "SELECT status_reason, status_actor FROM registered_devices"
-    assert rows_of(authority.database, who) == [("certificate_hold", "abuse-detection")]
+    assert rows_of(authority.database, who) == [("certificate_hold", ACTOR.name)]
     on_hold = "SELECT revocation_reason FROM revoked_certificates"
     assert rows_of(authority.database, on_hold) == [("certificate_hold",)]

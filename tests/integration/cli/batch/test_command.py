@@ -29,6 +29,7 @@ from tests.support.authorities import PASSPHRASE, opened, quiet, small_settings
 from tests.support.cameras.camera import Camera, csr_pem, new_key, public_pem, sealed_fields
 from tests.support.databases.postgres import Postgres
 from tests.support.databases.standby import require_standby, waiting_commits
+from tests.support.devices.actors import ACTOR
 from tests.support.pki.certificate_verifiers import ask_openssl, ask_ourselves
 from tests.support.pki.chains import DEVICE_KEY_KINDS, DEVICE_SERIALS, Chain, device_key
 from tests.support.programs.commands import Background, sma
@@ -153,7 +154,7 @@ def found(tmp_path: Path, database_url: str) -> Factory:
     """Found an authority for a factory."""
     settings = small_settings(tmp_path, database_url)
     give_schema(settings.resolved_database_url)
-    initialise(settings, quiet)
+    initialise(settings, quiet, actor=ACTOR)
     (tmp_path / "batch").mkdir()
     return Factory(settings, tmp_path / "batch")
 
@@ -466,7 +467,7 @@ def test_another_authority_touches_nothing(factory: Factory, tmp_path: Path) -> 
     (pending / "a.jsonl").write_bytes(whole)
     (tmp_path / "other").mkdir()
     other = small_settings(tmp_path / "other", None)
-    initialise(other, quiet)
+    initialise(other, quiet, actor=ACTOR)
     elsewhere = Factory(other, factory.directory)
     for written in (b"", whole[:-1], whole):
         factory.path("results.jsonl").write_bytes(written)
@@ -605,19 +606,23 @@ def test_interrupted(factory: Factory) -> None:
 
 
 def test_a_disk_that_is_full(factory: Factory) -> None:
-    """The results may not grow beyond some chunks; once they may, no device is without its own."""
-    lines = [device(number) for number in range(1_500)]
+    """The results may not grow beyond a chunk; once they may, no device is without its own.
+
+    The results of two chunks with private keys are larger than the limit. The database and its log
+    are not.
+    """
+    lines = [device(number, device_public_key=None) for number in range(1_000)]
     factory.write("devices.jsonl", lines)
-    limit = 3_100_000
+    limit = 3_250_000
     run = factory.start(
-        *factory.arguments(),
+        *factory.arguments("devices.jsonl", "--make-keys"),
         before=[partial(resource.setrlimit, resource.RLIMIT_FSIZE, (limit, limit))],
     )
     _, said = run.communicate(timeout=60)
     assert run.returncode == 3, said
     assert said.startswith("sma: Results cannot be written: ")
     assert said.endswith("; run the same command again to continue.\n")
-    factory.run(*factory.arguments())
+    factory.run(*factory.arguments("devices.jsonl", "--make-keys"))
     factory.assert_complete([line["device_serial"] for line in lines])
 
 

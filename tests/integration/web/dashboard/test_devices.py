@@ -1,8 +1,10 @@
 """The pages of devices: finding one among many, and reading what is known of it."""
 
+import json
 import re
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from html import unescape
 from itertools import count
@@ -11,6 +13,7 @@ import httpx2
 import pytest
 from cryptography import x509
 
+from birthmark_sma.authority.acts.actor import Actor, Source
 from birthmark_sma.authority.devices import states
 from birthmark_sma.authority.devices.revocation import change_device
 from birthmark_sma.authority.devices.store import Device, add_devices
@@ -20,6 +23,7 @@ from tests.integration.web.dashboard.conftest import PAGE
 from tests.integration.web.dashboard.test_rendering import assert_strict
 from tests.support.authorities import execute
 from tests.support.cameras.camera import VALIDATE, Camera, wire
+from tests.support.devices.actors import ACTOR
 from tests.support.programs.running import Running, new_serial, wait_until
 
 LIST = "/dashboard/devices"
@@ -214,6 +218,9 @@ def test_a_device_and_its_certificate(running: Running) -> None:
             certificate.verify_directly_issued_by(issuer)
 
 
+STRANGE_ACTOR = Actor("<the> operator", Source.COMMAND_LINE)
+
+
 def test_who_changed_a_device_and_why(running_on_sqlite: Running) -> None:
     """On its page and in the list: status, reason, time and actor."""
     serial = new_serial()
@@ -223,10 +230,24 @@ def test_who_changed_a_device_and_why(running_on_sqlite: Running) -> None:
         page = client.get("/dashboard/device", params={"serial": serial})
         assert "On the list" not in page.text
         with running_on_sqlite.database() as database:
-            change_device(database, serial, states.retire("<the> operator"))
+            change_device(database, serial, states.retire(STRANGE_ACTOR))
             listed = client.get("/dashboard/devices", params={"q": serial, "status": "retired"})
-            change_device(database, serial, states.revoke("another", "key_compromise", since))
+            change = states.revoke(replace(STRANGE_ACTOR, name="another"), "key_compromise", since)
+            change_device(database, serial, change)
         page = client.get("/dashboard/device", params={"serial": serial})
+        [newest, *_] = re.findall(r"/dashboard/act\?id=\d+", page.text)
+        act = client.get(newest)
+        found = client.get("/dashboard/acts", params={"subject": serial, "kind": "device"})
+        exported = client.get("/dashboard/acts.jsonl", params={"actor": STRANGE_ACTOR.name})
+        missing = client.get("/dashboard/act", params={"id": "999999"})
+    assert missing.status_code == 404
+    assert_strict(found)
+    assert found.text.count("/dashboard/act?id=") == 2
+    assert "&lt;the&gt; operator" in found.text
+    assert_strict(act)
+    for text in ("device.revoke", "another", "key_compromise", "cessation_of_operation"):
+        assert text in act.text
+    assert serial in [json.loads(line)["subject"] for line in exported.text.splitlines()]
     assert_strict(listed)
     for text in (serial, "retired", "cessation_of_operation", "&lt;the&gt; operator"):
         assert text in listed.text
@@ -236,15 +257,15 @@ def test_who_changed_a_device_and_why(running_on_sqlite: Running) -> None:
 
 
 def suspend(database: Database, serial: str) -> None:
-    change_device(database, serial, states.suspend("me"))
+    change_device(database, serial, states.suspend(ACTOR))
 
 
 def revoke(database: Database, serial: str) -> None:
-    change_device(database, serial, states.revoke("me", "superseded"))
+    change_device(database, serial, states.revoke(ACTOR, "superseded"))
 
 
 def retire(database: Database, serial: str) -> None:
-    change_device(database, serial, states.retire("me"))
+    change_device(database, serial, states.retire(ACTOR))
 
 
 def expire(database: Database, serial: str) -> None:

@@ -26,6 +26,8 @@ PAGES = (
     "/dashboard/tables?by=use&table=1",
     "/dashboard/certificates",
     "/dashboard/callers",
+    "/dashboard/acts",
+    "/dashboard/act?id=1",
 )
 POLICY = {
     "default-src 'none'",

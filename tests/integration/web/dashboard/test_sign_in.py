@@ -24,6 +24,7 @@ from tests.integration.web.dashboard.conftest import (
 from tests.support.access_keys import bearer, issue, secret_of, start_with_keys
 from tests.support.authorities import execute
 from tests.support.cameras.camera import PROVISION
+from tests.support.devices.actors import ACTOR
 from tests.support.programs.running import start, wait_until
 
 names = (f"operator {number}" for number in count())
@@ -225,7 +226,7 @@ def test_a_revoked_key_ends_its_sessions_within_a_second(guarded: Guarded) -> No
     key = fresh_key(guarded)
     with guarded.browser(key) as browser, guarded.browser(guarded.keys["admin"]) as other:
         assert browser.get("/dashboard").status_code == 200
-        revoke_key(guarded.database, key.split("_")[1])
+        revoke_key(guarded.database, key.split("_")[1], actor=ACTOR)
         wait_until(lambda: browser.get("/dashboard").status_code == 303, 2)
         assert other.get("/dashboard").status_code == 200
 
@@ -233,11 +234,11 @@ def test_a_revoked_key_ends_its_sessions_within_a_second(guarded: Guarded) -> No
 def test_a_rotated_secret_ends_the_sessions_it_opened(guarded: Guarded) -> None:
     key = fresh_key(guarded)
     with guarded.browser(key) as browser:
-        rotated = rotate_key(guarded.database, key.split("_")[1], timedelta(hours=1))
+        rotated = rotate_key(guarded.database, key.split("_")[1], timedelta(hours=1), actor=ACTOR)
         with guarded.running.client(headers=bearer(secret_of(rotated))) as client:
             wait_until(lambda: client.get("/health").status_code == 200, 5)
         assert browser.get("/dashboard").status_code == 200, "the old secret has its hour"
-        rotate_key(guarded.database, key.split("_")[1], timedelta(0))
+        rotate_key(guarded.database, key.split("_")[1], timedelta(0), actor=ACTOR)
         wait_until(lambda: browser.get("/dashboard").status_code == 303, 5)
 
 
@@ -318,7 +319,7 @@ def test_a_session_outlives_a_killed_server(tmp_path: Path) -> None:
             assert browser.get("/dashboard").status_code == 200
         running.server.kill()
         with running.database() as database:
-            revoke_key(database, keys["admin"].split("_")[1])
+            revoke_key(database, keys["admin"].split("_")[1], actor=ACTOR)
         running = start(tmp_path / "data", "sqlite:", "--access", "keys")
         with running.client(headers=PAGE, cookies=cookies) as browser:
             assert browser.get("/dashboard").status_code == 303

@@ -50,6 +50,7 @@ from tests.support.cameras.camera import (
 )
 from tests.support.cameras.renewal import RENEW
 from tests.support.databases.postgres import create_database, drop_database
+from tests.support.devices.actors import ACTOR
 from tests.support.http.contexts import make_context
 from tests.support.http.tls import TestCa
 from tests.support.programs.running import Running, new_serial, start
@@ -138,6 +139,9 @@ ROUTES: dict[tuple[str, str], set[str] | None] = {
     ("GET", "/"): None,
     ("GET", "/dashboard"): {"admin"},
     ("GET", "/dashboard/callers"): {"admin"},
+    ("GET", "/dashboard/act"): {"admin"},
+    ("GET", "/dashboard/acts"): {"admin"},
+    ("GET", "/dashboard/acts.jsonl"): {"admin"},
     ("GET", "/dashboard/certificates"): {"admin"},
     ("GET", "/dashboard/certificates/download"): {"admin"},
     ("GET", "/dashboard/device"): {"admin"},
@@ -211,7 +215,7 @@ def credentials(locked: Locked) -> dict[str, str | None]:
     """Every kind of credential, good and bad."""
     good = locked.keys["validate"]
     revoked = issue(locked.database, next(names), "admin")
-    revoke_key(locked.database, revoked.key.key_id)
+    revoke_key(locked.database, revoked.key.key_id, actor=ACTOR)
     past = expired(locked.database, next(names), "admin")  # known no sooner than the revocation
     with locked.client(past) as client:  # that it has expired is told to who holds it
         known_within(lambda: "expired" in client.get("/stats").text)
@@ -351,7 +355,7 @@ def test_a_revocation_counts_within_a_second(
                 return client.get("/stats").status_code
 
         assert {status() for _ in range(10 * workers)} == {200}
-        revoke_key(database, "a admin")
+        revoke_key(database, "a admin", actor=ACTOR)
         time.sleep(SEEN_SECONDS)
         assert {status() for _ in range(20 * workers)} == {401}
 
@@ -360,16 +364,18 @@ def test_a_rotated_key(locked: Locked) -> None:
     """The new secret counts at once; the old one as long as it was given, and no longer."""
     issued = issue(locked.database, next(names), "admin")
     first = secret_of(issued)
-    second = secret_of(rotate_key(locked.database, issued.key.name, timedelta(hours=1)))
+    second = secret_of(
+        rotate_key(locked.database, issued.key.name, timedelta(hours=1), actor=ACTOR)
+    )
     with locked.client(first) as old, locked.client(second) as new:
         known_within(lambda: new.get("/stats").status_code == 200)
         assert old.get("/stats").status_code == 200
-        third = secret_of(rotate_key(locked.database, issued.key.name, timedelta(0)))
+        third = secret_of(rotate_key(locked.database, issued.key.name, timedelta(0), actor=ACTOR))
         known_within(lambda: new.get("/stats").status_code == 401)
         assert old.get("/stats").status_code == 401
     with locked.client(third) as newest:
         assert newest.get("/stats").status_code == 200
-        rotate_key(locked.database, issued.key.name, timedelta(seconds=1))
+        rotate_key(locked.database, issued.key.name, timedelta(seconds=1), actor=ACTOR)
         time.sleep(2.5)
         assert newest.get("/stats").status_code == 401
 
@@ -449,7 +455,7 @@ def test_a_lost_answer_can_be_had_again_when_the_key_has_lapsed(locked: Locked, 
     with locked.client(other) as client:
         assert client.post(PROVISION, json=body, headers=headers).status_code == 409
         if end == "revoked":
-            revoke_key(locked.database, key[4:14])
+            revoke_key(locked.database, key[4:14], actor=ACTOR)
         else:
             with locked.database.write() as transaction:
                 # A second ago, because the authority goes by the clock of the database.
@@ -488,7 +494,7 @@ def test_a_camera_whose_enrolment_key_was_revoked_meanwhile(locked: Locked, tmp_
 
     with httpx2.Client(transport=LostAnswers()) as client, pytest.raises(AuthorityAwayError):
         start_camera(place, sealing=UNSEALED, enrolment=enrolment(old), client=client)
-    revoke_key(locked.database, old[4:14])
+    revoke_key(locked.database, old[4:14], actor=ACTOR)
     with locked.client(old) as client:
         known_within(lambda: client.get("/health").status_code == 401)
     with pytest.raises(ProvisioningRefusedError, match="401"):
@@ -569,6 +575,7 @@ def test_a_connection_may_outlive_a_certificate(
                 KeyScope.VALIDATE,
                 certificate_fingerprint=client.certificate.fingerprint(SHA256()),
             ),
+            actor=ACTOR,
         )
         with authority.database.read() as connection:
             authenticator = Authenticator(authority.settings, AccessKeyCache(connection))

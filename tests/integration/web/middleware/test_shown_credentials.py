@@ -22,6 +22,7 @@ from tests.support.access_keys import (
 )
 from tests.support.cameras.camera import PROVISION, VALIDATE, Camera, wire
 from tests.support.databases.postgres import create_database, drop_database
+from tests.support.devices.actors import ACTOR
 from tests.support.http.tls import TestCa
 from tests.support.problems import assert_problem
 from tests.support.programs.running import Running, new_serial, start, wait_until
@@ -102,7 +103,7 @@ def test_a_revoked_and_an_expired_key_are_401(opened: Open) -> None:
     past = expired(opened.database, "past", "validate")
     with opened.client(secret_of(revoked)) as client:
         wait_until(lambda: client.post(VALIDATE, json={}).status_code == 422, 10)
-        revoke_key(opened.database, revoked.key.key_id)
+        revoke_key(opened.database, revoked.key.key_id, actor=ACTOR)
         wait_until(lambda: client.post(VALIDATE, json={}).status_code == 401, 10)
         assert client.get("/health/live").status_code == 200
     with opened.client(past) as client:
@@ -191,13 +192,13 @@ def test_a_client_certificate_of_no_key_or_a_revoked_one(tmp_path: Path) -> None
             KeyScope.ADMIN,
             certificate_fingerprint=known.certificate.fingerprint(SHA256()),
         )
-        key = create_key(database, terms).key
+        key = create_key(database, terms, actor=ACTOR).key
         wait_until(lambda: status(known) == 200, 10)
         assert status(None) == 200
         assert status(unknown) == 401
         assert status(unknown, "/health/live") == 200
         assert status(unknown, "/") == 307
-        revoke_key(database, key.key_id)
+        revoke_key(database, key.key_id, actor=ACTOR)
         wait_until(lambda: status(known) == 401, 10)
 
 

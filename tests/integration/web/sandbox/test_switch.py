@@ -20,6 +20,7 @@ from birthmark_sma.web.sandbox import scenario_catalog
 from birthmark_sma.web.sandbox.application import SandboxApplication
 from tests.support.authorities import execute, migrate_to, quiet, small_settings
 from tests.support.cameras.camera import PROVISION, VALIDATE, provision_body
+from tests.support.devices.actors import ACTOR
 from tests.support.pki.chains import NOW
 from tests.support.programs.commands import sma
 from tests.support.programs.running import Running, start
@@ -101,7 +102,7 @@ def test_an_older_authority_is_not_even_migrated_by_trying(
             " VALUES (1, 6, 16, '2026-01-01 00:00:00+00:00')",
         )
         with pytest.raises(ConfigurationError, match="not founded as a sandbox"):
-            initialise(settings, quiet, sandbox=True)
+            initialise(settings, quiet, sandbox=True, actor=ACTOR)
         with database.read() as connection:
             assert schema_revision(connection) == "0001"
 
@@ -110,7 +111,7 @@ def test_an_older_authority_is_not_even_migrated_by_trying(
 def test_the_application_looks_for_itself(tmp_path: Path, *, sandbox: bool) -> None:
     """Threat 51: should a command forget to, an application of the wrong kind does not start."""
     settings = small_settings(tmp_path, None, kek_file=None)
-    initialise(settings, quiet, sandbox=not sandbox)
+    initialise(settings, quiet, sandbox=not sandbox, actor=ACTOR)
     front = SandboxApplication if sandbox else Application
     app = create_app(lambda: open_authority(settings), front=front)
 

@@ -8,7 +8,7 @@ import sqlalchemy as sa
 from alembic import op
 
 revision = "0015"
-down_revision = "0013"
+down_revision = "0014"
 
 _BLOOM = "text_bloom_ops(n_distinct_per_range=2500, false_positive_rate=0.01)"
 

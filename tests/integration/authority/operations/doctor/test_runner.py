@@ -32,6 +32,7 @@ from tests.support.audit_rows import AuditWriter, judged
 from tests.support.authorities import TABLES, execute, new_camera, quiet, rows_of, small_settings
 from tests.support.cameras.table_epochs import let_overlaps_end, rotate
 from tests.support.databases.postgres import Postgres
+from tests.support.devices.actors import ACTOR
 from tests.support.devices.acts import revoke_device, suspend_device
 from tests.support.http.tls import TestCa
 
@@ -218,7 +219,7 @@ def test_overlaps_that_end_soon(authority: Authority, settings: Settings) -> Non
     finding = found(settings)["table keys"]
     assert finding.state is State.WELL
     assert f"Earlier keys of {TABLES} key tables are accepted" in finding.sentence
-    end_overlaps(authority.database, range(TABLES))
+    end_overlaps(authority.database, range(TABLES), actor=ACTOR)
     rotate(authority, overlap=timedelta(days=6))
     finding = found(settings)["table keys"]
     assert finding.state is State.WARNING
@@ -279,13 +280,13 @@ def test_a_renewal_order_with_stragglers(authority: Authority, settings: Setting
         authority.database,
         "UPDATE registered_devices SET provisioned_at = '2026-01-01 00:00:00.000000+00:00'",
     )
-    given = orders.give_order(authority.database, RenewalCriteria(), 7 * DAY, "olga")
+    given = orders.give_order(authority.database, RenewalCriteria(), 7 * DAY, ACTOR)
     assert found(settings, NOW + 6 * DAY)["renewal orders"].state is State.WELL
     finding = found(settings, NOW + 8 * DAY)["renewal orders"]
     assert finding.state is State.WARNING
     assert "have not renewed: 1" in finding.sentence
     assert f"sma renewals cancel {given.id}" in str(finding.remedy)
-    orders.cancel(authority.database, given.id)
+    orders.cancel(authority.database, given.id, actor=ACTOR)
     assert found(settings, NOW + 8 * DAY)["renewal orders"].state is State.WELL
 
 
@@ -317,7 +318,9 @@ def test_a_history_that_nobody_prunes(authority: Authority, settings: Settings) 
 
 
 def key(authority: Authority, name: str, expires_at: datetime | None = None) -> None:
-    create_key(authority.database, KeyTerms(name, KeyScope.VALIDATE, expires_at=expires_at))
+    create_key(
+        authority.database, KeyTerms(name, KeyScope.VALIDATE, expires_at=expires_at), actor=ACTOR
+    )
 
 
 def test_access_keys(authority: Authority, settings: Settings) -> None:
@@ -407,7 +410,7 @@ def test_a_user_who_may_not_write(postgres_url: str, tmp_path: Path) -> None:
 
 def test_successors_content_the_doctor(authority: Authority, settings: Settings) -> None:
     """It names the command for each step, and is content once a successor is active."""
-    acts = Successions(authority.database, settings)
+    acts = Successions(authority.database, settings, actor=ACTOR)
     later = NOW + 4.1 * 365 * DAY
     finding = found(settings, later)["intermediate CA"]
     assert "sma ca rotate" in (finding.remedy or "")

@@ -29,6 +29,7 @@ from tests.support.cameras.camera import (
     wire,
 )
 from tests.support.cameras.renewal import RENEW, RenewingDevice
+from tests.support.devices.actors import ACTOR
 from tests.support.devices.acts import reinstate_device, revoke_device, suspend_device
 from tests.support.problems import assert_problem, fields_of
 from tests.support.programs.running import Running, new_serial
@@ -496,7 +497,7 @@ def test_a_lost_key_has_no_grace_period(client: httpx2.Client, running: Running)
     device = RenewingDevice.provisioned(client)
     expire(running, device, datetime.now(UTC) - timedelta(days=1))
     with running.database() as database:
-        re_enrolments.allow(database, device.serial, timedelta(days=1), "olga")
+        re_enrolments.allow(database, device.serial, timedelta(days=1), ACTOR)
     body = provision_body(device.serial, csr=csr_pem(new_key(), device.serial))
     del body["device_public_key"]
     response = client.post(PROVISION, json=body)

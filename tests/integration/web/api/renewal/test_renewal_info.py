@@ -19,6 +19,7 @@ from birthmark_sma.storage.schema.devices import registered_devices
 from tests.support.access_keys import issue
 from tests.support.cameras.camera import new_key
 from tests.support.cameras.renewal import RENEW, RENEWAL_INFO, RenewingDevice
+from tests.support.devices.actors import ACTOR
 from tests.support.problems import assert_problem
 from tests.support.programs.running import Running, new_serial, start
 
@@ -33,7 +34,7 @@ def order_family(database: Database, family: str) -> RenewalOrder:
             update(registered_devices).where(of_family).values(provisioned_at=an_hour_ago)
         )
     return orders.give_order(
-        database, RenewalCriteria(device_family=family), timedelta(days=1), "olga"
+        database, RenewalCriteria(device_family=family), timedelta(days=1), ACTOR
     )
 
 
@@ -93,8 +94,8 @@ def test_a_cancelled_order_pulls_nothing(client: httpx2.Client, running: Running
     with running.database() as database:
         given = order_family(database, family)
         assert window_of(client, device) != usual
-        assert orders.cancel(database, given.id)
-        assert not orders.cancel(database, given.id)
+        assert orders.cancel(database, given.id, actor=ACTOR)
+        assert not orders.cancel(database, given.id, actor=ACTOR)
     assert window_of(client, device) == usual
 
 

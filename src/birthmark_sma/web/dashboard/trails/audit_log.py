@@ -1,16 +1,12 @@
 """Dashboard pages of validations: filter the audit log, page through it, export it, open one row.
 
-An export reads `_A_PIECE` rows at a time, each piece in a transaction of its own. So its memory is
-bounded, and it never blocks the database or other pages. All exports of a process share one lock
-and together use at most a third of one thread's time, because validations have priority.
+`trails.export` streams the exports.
 """
 
-import asyncio
 import csv
 import io
 import json
-import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any, TypeAlias
 
@@ -33,7 +29,7 @@ from birthmark_sma.web.dashboard.query_params import (
     refused,
 )
 from birthmark_sma.web.dashboard.rendering import render_page
-from birthmark_sma.web.middleware.timeouts import run_with_timeout
+from birthmark_sma.web.dashboard.trails.export import stream_export
 from birthmark_sma.web.server_state import ApiRequest
 
 LIST = "/dashboard/validations"
@@ -43,9 +39,6 @@ JSON_LINES = "/dashboard/validations.jsonl"
 
 _A_PAGE = 50  # rows of a page
 _A_PIECE = 2_000  # rows of an export that one transaction reads
-_SECONDS = 30.0  # for one piece
-_RESTS = 2.0
-"""Pause of all exports after a piece, as a multiple of the time that the piece took."""
 # A spreadsheet runs a cell that begins with one of these as a formula (CSV injection). The last
 # four are the full-width forms of = + - @.
 _FORMULA = tuple("=+-@\t\r\n\uff1d\uff0b\uff0d\uff20")
@@ -67,8 +60,8 @@ async def list_validations(request: ApiRequest) -> Response:
         "device": wanted.device_serial,
         "table": wanted.table_id,
         "caller": wanted.caller,
-        "since": _as_text(wanted.since),
-        "until": _as_text(wanted.until),
+        "since": as_field(wanted.since),
+        "until": as_field(wanted.until),
         "request_id": wanted.request_id,
         "token_digest": None if wanted.token_digest is None else wanted.token_digest.hex(),
     }
@@ -144,41 +137,13 @@ def _export(
     # later.
     now = request.server.authority.database.clock.now()
     before = Cursor(now if wanted.until is None else min(wanted.until, now), 0)
+
+    def read(connection: Connection, place: Cursor) -> tuple[str, Cursor | None]:
+        found = audit_search.search(connection, wanted, limit=_A_PIECE, before=place)
+        return write(found.rows), found.older
+
     name = f"validations-{now:%Y%m%dT%H%M%SZ}.{ending}"
-    return StreamingResponse(
-        _pieces(request, wanted, before, head, write),
-        headers={"Content-Disposition": f'attachment; filename="{name}"'},
-        media_type=f"{media_type}; charset=utf-8",
-    )
-
-
-async def _pieces(
-    request: ApiRequest, wanted: AuditFilter, before: Cursor, head: str, write: Writer
-) -> AsyncIterator[str]:
-    """Yield the export in pieces. Read each piece after the client has taken the one before it.
-
-    A slow client holds neither the lock nor a transaction while it reads.
-    """
-    database = request.server.authority.database
-    turn = request.server.exporting
-    yield head
-    place: Cursor | None = before
-    while place is not None:
-
-        def read(place: Cursor = place) -> tuple[str, Cursor | None]:
-            with database.read() as connection:
-                found = audit_search.search(connection, wanted, limit=_A_PIECE, before=place)
-            # Format in the thread: the event loop has to answer validations.
-            return write(found.rows), found.older
-
-        async with turn:
-            began = time.monotonic()
-            text, place = await run_with_timeout(request.server.slow, read, _SECONDS)
-            if place is not None:
-                # While holding the lock, so that the pause applies to all exports.
-                await asyncio.sleep(_RESTS * (time.monotonic() - began))
-        if text:
-            yield text
+    return stream_export(request, read, before, file_name=name, media_type=media_type, head=head)
 
 
 def _as_csv(rows: Sequence[AuditEntry]) -> str:
@@ -192,7 +157,7 @@ def _as_csv(rows: Sequence[AuditEntry]) -> str:
 def _cell(value: object) -> object:
     """Return a CSV cell. Text that a spreadsheet would run as a formula gets a leading quote."""
     if isinstance(value, datetime):
-        return _as_time(value)
+        return as_time(value)
     if isinstance(value, bytes):
         return value.hex()
     if isinstance(value, str) and value.startswith(_FORMULA):
@@ -209,11 +174,11 @@ def _as_json_lines(rows: Sequence[AuditEntry]) -> str:
 
 def _as_json(value: object) -> object:
     if isinstance(value, datetime):
-        return _as_time(value)
+        return as_time(value)
     return value.hex() if isinstance(value, bytes) else value
 
 
-def _as_time(moment: datetime) -> str:
+def as_time(moment: datetime) -> str:
     """Format a time as RFC 3339 in UTC, as the whole API does."""
     return moment.astimezone(UTC).isoformat().replace("+00:00", "Z")
 
@@ -244,6 +209,6 @@ def _place_of(request: ApiRequest, name: str = "before") -> Cursor | None:
         raise refused(f"{name} is a place that an earlier page named.") from None
 
 
-def _as_text(moment: datetime | None) -> str | None:
+def as_field(moment: datetime | None) -> str | None:
     """Format a UTC time without its zone, as an HTML datetime-local field has it."""
     return None if moment is None else moment.replace(tzinfo=None).isoformat()

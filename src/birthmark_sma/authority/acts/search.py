@@ -1,0 +1,185 @@
+"""Find administrative acts: one page at a time, newest first, and all of them for an export.
+
+Called by `sma acts`, the dashboard and whoever shows the acts on a device. The newest act has the
+highest id: acts are numbered in the order in which they were recorded, whatever the clock said. So
+the id of the last act of a page is the cursor for the next one. This module must never change acts.
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from typing import Any, NamedTuple
+
+from sqlalchemy import ColumnElement, Connection, Row, select, union_all
+
+from birthmark_sma.authority.acts.actor import ActKind, Source
+from birthmark_sma.authority.acts.trail import Facts, Subject
+from birthmark_sma.errors import UnknownActError
+from birthmark_sma.storage.engine import Database
+from birthmark_sma.storage.schema.acts import act_subjects, administrative_acts
+
+_A_PIECE = 1_000  # subjects of an export that one transaction reads
+_ACTS_OF_A_PIECE = 100  # fewer, because each may have subjects
+
+_acts = administrative_acts.c
+_subjects = act_subjects.c
+
+
+@dataclass(frozen=True, slots=True)
+class ActFilter:
+    """The acts to search for. None means no restriction.
+
+    Acts are from `since` on, and before `until`. `subject` is the whole name of a device, access
+    key, table or CA, as it is registered; `subject_kind` says which of these.
+    """
+
+    act: ActKind | None = None
+    actor: str | None = None
+    source: Source | None = None
+    subject: str | None = None
+    subject_kind: str | None = None
+    since: datetime | None = None
+    until: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedAct:
+    """An act as it is stored. `act` may be of a newer program, so it is a text.
+
+    `subject`, `before` and `after` are None if there are several subjects: `list_subjects` has
+    them. `more` has further facts about the act.
+    """
+
+    id: int
+    acted_at: datetime
+    act: str
+    actor: str
+    role: str | None
+    source: str
+    request_id: str | None
+    subject_kind: str
+    subject: str | None
+    subjects: int
+    reason: str | None
+    before: Facts | None
+    after: Facts | None
+    more: Facts
+
+    @property
+    def subject_name(self) -> str | None:
+        """Return the name that operators gave to the subject, if its id is another: a key's."""
+        name = (self.after or {}).get("name")
+        return None if name is None else str(name)
+
+
+class Place(NamedTuple):
+    """A place in an export: before an act, or among the subjects of the act `act_id`."""
+
+    before: int | None = None
+    act_id: int | None = None
+    after: str = ""
+
+
+def search(
+    connection: Connection, wanted: ActFilter, *, limit: int, before: int | None = None
+) -> list[RecordedAct]:
+    """Return up to `limit` matching acts, newest first, with ids below `before`."""
+    conditions = _conditions(wanted)
+    if before is not None:
+        conditions.append(_acts.id < before)
+    query = select(administrative_acts).where(*conditions).order_by(_acts.id.desc()).limit(limit)
+    return [_recorded(row) for row in connection.execute(query)]
+
+
+def find(connection: Connection, act_id: int) -> RecordedAct:
+    """Return the act with this id. Raises UnknownActError."""
+    row = connection.execute(select(administrative_acts).where(_acts.id == act_id)).one_or_none()
+    if row is None:
+        raise UnknownActError(f"There is no act {act_id}. To see them, type: sma acts list")
+    return _recorded(row)
+
+
+def list_subjects(
+    connection: Connection, act_id: int, *, limit: int, after: str = ""
+) -> list[Subject]:
+    """Return up to `limit` subjects of an act that has several, sorted by name, after a name."""
+    query = (
+        select(_subjects.subject, _subjects.before, _subjects.after)
+        .where(_subjects.act_id == act_id, _subjects.subject > after)
+        .order_by(_subjects.subject)
+        .limit(limit)
+    )
+    return [
+        Subject(name, _decode(before), _decode(after))
+        for name, before, after in connection.execute(query)
+    ]
+
+
+def export(database: Database, wanted: ActFilter) -> Iterator[dict[str, Any]]:
+    """Yield the matching acts, newest first, as objects for JSON; see `read_piece`.
+
+    Each piece is a transaction of its own, so an export of any size blocks nothing. Acts that are
+    recorded meanwhile are left out.
+    """
+    place: Place | None = Place()
+    while place is not None:
+        with database.read() as connection:
+            found, place = read_piece(connection, wanted, place)
+        yield from found
+
+
+def read_piece(
+    connection: Connection, wanted: ActFilter, place: Place
+) -> tuple[list[dict[str, Any]], Place | None]:
+    """Return a piece of an export, and the place of the next one or None.
+
+    An act with several subjects is followed by one object for each of them, with `act_id`.
+    """
+    if place.act_id is not None:
+        subjects = list_subjects(connection, place.act_id, limit=_A_PIECE, after=place.after)
+        rows = [
+            {"act_id": place.act_id, "subject": e.name, "before": e.before, "after": e.after}
+            for e in subjects
+        ]
+        is_last = len(subjects) < _A_PIECE
+        after = "" if is_last else str(subjects[-1].name)
+        return rows, Place(place.before, None if is_last else place.act_id, after)
+    acts = search(connection, wanted, limit=_ACTS_OF_A_PIECE, before=place.before)
+    rows = []
+    for each in acts:
+        rows.append(asdict(each))
+        if each.subjects > 1:
+            return rows, Place(each.id, each.id)
+    return rows, Place(acts[-1].id) if len(acts) == _ACTS_OF_A_PIECE else None
+
+
+def _conditions(wanted: ActFilter) -> list[ColumnElement[bool]]:
+    equal = {
+        _acts.act: None if wanted.act is None else wanted.act.value,
+        _acts.actor: wanted.actor,
+        _acts.source: None if wanted.source is None else wanted.source.value,
+        _acts.subject_kind: wanted.subject_kind,
+    }
+    conditions = [column == value for column, value in equal.items() if value is not None]
+    if wanted.subject is not None:
+        # Two look-ups by index. One condition with OR would read the whole trail.
+        alone = select(_acts.id).where(_acts.subject == wanted.subject)
+        among = select(_subjects.act_id).where(_subjects.subject == wanted.subject)
+        conditions.append(_acts.id.in_(union_all(alone, among)))
+    if wanted.since is not None:
+        conditions.append(_acts.acted_at >= wanted.since)
+    if wanted.until is not None:
+        conditions.append(_acts.acted_at < wanted.until)
+    return conditions
+
+
+def _recorded(row: Row[Any]) -> RecordedAct:
+    values = row._asdict()
+    details = json.loads(values.pop("details"))
+    before, after = details.pop("before", None), details.pop("after", None)
+    return RecordedAct(**values, before=before, after=after, more=details)
+
+
+def _decode(facts: str | None) -> Facts | None:
+    return None if facts is None else json.loads(facts)

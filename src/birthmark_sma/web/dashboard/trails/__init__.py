@@ -1,0 +1,1 @@
+"""The pages that list what happened: validations (the audit log) and administrative acts."""
