@@ -51,13 +51,15 @@ READS: dict[str, tuple[str, ...]] = {
     "ca list": (),
     "ca export": ("--output-dir", "{folder}/exported"),
     "history partitions": (),
+    "validations list": (),
+    "validations show": ("no-request-with-this-id",),
     "keys list": (),
     "secrets check": (),
     "acts list": (),
     "acts show": ("1",),
     "acts export": (),
 }
-"""Commands that change nothing, with arguments that succeed at the end of the life."""
+"""Commands that change nothing, with arguments for the end of the life."""
 
 
 @dataclass(frozen=True)
@@ -147,7 +149,9 @@ def add_an_old_row(life: Life) -> None:
 
 
 def go_back_a_schema(life: Life) -> None:
-    """Make it the database of the program before this one."""
+    """Make it the database of a program before the trail of acts."""
+    for column in ("request_id", "batch_position", "token_digest", "waited_us"):
+        life.sql(f"ALTER TABLE validation_history DROP COLUMN {column}")
     life.sql("DROP TABLE administrative_acts")
     life.sql("DROP TABLE act_subjects")
     life.sql("UPDATE alembic_version SET version_num = '0013'")
