@@ -149,6 +149,7 @@ ROUTES: dict[tuple[str, str], set[str] | None] = {
     ("GET", "/dashboard/devices"): {"admin"},
     ("GET", "/dashboard/figures"): {"admin"},
     ("GET", "/dashboard/tables"): {"admin"},
+    ("GET", "/dashboard/validation"): {"admin"},
     ("GET", "/dashboard/validations"): {"admin"},
     ("GET", "/dashboard/validations.csv"): {"admin"},
     ("GET", "/dashboard/validations.jsonl"): {"admin"},
