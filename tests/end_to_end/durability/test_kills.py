@@ -309,7 +309,7 @@ ATTACKS = [
     *((ServerKilledBesideCommand, act) for act in OF_OPERATORS),
 ]
 KINDS = times(10, len(ATTACKS))
-"""How many of them are played. `make test` chooses anew each time."""
+"""The number of attacks that are played. `make test` chooses anew each time."""
 
 
 @dataclass

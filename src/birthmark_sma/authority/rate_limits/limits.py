@@ -1,4 +1,4 @@
-"""What is limited: the kinds of units, their names in messages, and the default limits.
+"""The kinds of units that are limited, their names in messages, and the default limits.
 
 Routes name the kind that a request consumes, and `limiter` counts it. This module must not import
 anything that counts.

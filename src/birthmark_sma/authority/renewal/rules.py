@@ -19,7 +19,7 @@ _RE_ENROL = "Ask the operator for a re-enrolment: sma devices re-enrol SERIAL."
 
 
 class Obstacle(StrEnum):
-    """What stands in the way of a renewal."""
+    """An obstacle to a renewal."""
 
     STATUS = "status"
     """The device is not active."""
