@@ -49,7 +49,7 @@ from birthmark_sma.device.renewal.schedule import Plan
 from birthmark_sma.protocol import bundle, camera_token, key_derivation, key_table, replay, verdict
 from birthmark_sma.simulation import report as simulation_report
 from birthmark_sma.storage import schema
-from birthmark_sma.web import problem_documents, problems
+from birthmark_sma.web import problem_documents, problem_lookup, problems
 from birthmark_sma.web.api.app import create_app
 from birthmark_sma.web.dashboard.session_middleware import session_cookie
 from birthmark_sma.web.logs.setup import configure as configure_logging
@@ -124,7 +124,7 @@ def make_request_errors() -> dict[str, Exception]:
     """Return an error for each problem that has no class in errors/."""
     made: dict[str, Exception] = {
         each.slug: problems.RequestError(each.slug, "")
-        for each in (*problems.TABLE, *problems.OF_CONNECTIONS)
+        for each in (*problems.TABLE, *problem_lookup.OF_CONNECTIONS)
         if each.error is problems.RequestError
     }
     for reason in verdict.Reason:
@@ -141,7 +141,7 @@ def list_connection_problems() -> list[dict[str, Any]]:
     """Return the problems that end a connection before its request is complete."""
     return [
         {"slug": each.slug, "title": each.title, "status": each.status, "detail": each.detail}
-        for each in problems.OF_CONNECTIONS
+        for each in problem_lookup.OF_CONNECTIONS
     ]
 
 

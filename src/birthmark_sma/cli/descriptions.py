@@ -1,10 +1,11 @@
-"""Describe certificates and devices, as JSON for scripts and as fields for people.
+"""Describe certificates and devices as fields for people.
 
-`sma init`, `serve`, `ca` and `devices` use it. Nothing here may show a secret.
+`sma init`, `ca` and `devices` use it; `authority.representations` has the JSON objects. Nothing
+here may show a secret.
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -15,13 +16,6 @@ if TYPE_CHECKING:
     from birthmark_sma.authority.devices.store import Device
 
 
-def fingerprint(certificate: "x509.Certificate") -> str:
-    """Return the SHA-256 fingerprint as pairs of upper-case hex digits, separated by colons."""
-    from cryptography.hazmat.primitives.hashes import SHA256
-
-    return certificate.fingerprint(SHA256()).hex(":").upper()
-
-
 def common_name(certificate: "x509.Certificate") -> str:
     """Return the common name of a certificate of this authority."""
     from cryptography.x509.oid import NameOID
@@ -30,20 +24,10 @@ def common_name(certificate: "x509.Certificate") -> str:
     return str(name.value)
 
 
-def certificate_as_json(certificate: "x509.Certificate") -> dict[str, Any]:
-    """Return names, serial number, validity and fingerprint of a certificate, for JSON output."""
-    return {
-        "subject": certificate.subject.rfc4514_string(),
-        "issuer": certificate.issuer.rfc4514_string(),
-        "serial_number": f"{certificate.serial_number:x}",
-        "not_before": certificate.not_valid_before_utc,
-        "not_after": certificate.not_valid_after_utc,
-        "sha256_fingerprint": fingerprint(certificate),
-    }
-
-
 def certificate_as_fields(title: str, certificate: "x509.Certificate") -> list[tuple[str, str]]:
     """Return common name, validity and fingerprint of a certificate, for `print_fields`."""
+    from birthmark_sma.authority.representations.certificates import fingerprint
+
     digest = fingerprint(certificate)
     middle = digest.find(":", len(digest) // 2) + 1
     begins, ends = certificate.not_valid_before_utc, certificate.not_valid_after_utc
@@ -52,28 +36,6 @@ def certificate_as_fields(title: str, certificate: "x509.Certificate") -> list[t
         ("  valid", f"{begins:%Y-%m-%d} to {ends:%Y-%m-%d}"),
         ("  SHA-256", f"{digest[:middle]}\n{digest[middle:]}"),
     ]
-
-
-def device_as_json(device: "Device") -> dict[str, Any]:
-    """Return a device for JSON output. It contains no secret."""
-    return {
-        "device_serial": device.device_serial,
-        "device_family": device.device_family,
-        "app_version": device.app_version,
-        "status": device.status.value,
-        "status_reason": device.status_reason,
-        "status_actor": device.status_actor,
-        "status_changed_at": device.status_changed_at,
-        "table_assignments": list(device.table_assignments),
-        "table_epochs": list(device.table_epochs),
-        "provisioning_id": device.provisioning_id,
-        "provisioned_at": device.provisioned_at,
-        "certificate_serial": device.certificate_serial,
-        "certificate_expires_at": device.certificate_expires_at,
-        "certificate_renewed_at": device.certificate_renewed_at,
-        "public_key_sha256": device.public_key_fingerprint.hex(),
-        "device_certificate": device.device_certificate,
-    }
 
 
 def device_as_fields(device: "Device") -> list[tuple[str, str]]:
@@ -103,22 +65,6 @@ def _status(device: "Device") -> str:
     actor = f" by {device.status_actor}" if device.status_actor else ""
     since = f"since {device.status_changed_at:%Y-%m-%d %H:%M:%S} UTC{actor}"
     return f"{device.status.value}{reason}\n{since}"
-
-
-def earlier_as_json(earlier: "Sequence[ListedCertificate]") -> list[dict[str, Any]]:
-    """Return the earlier certificates of a device for JSON output."""
-    return [
-        {
-            "certificate_serial": each.certificate.certificate_serial,
-            "not_before": each.certificate.not_before,
-            "certificate_expires_at": each.certificate.certificate_expires_at,
-            "replaced_at": each.certificate.replaced_at,
-            "replaced_by": each.certificate.replaced_by,
-            "revoked_at": each.revocation and each.revocation.revoked_at,
-            "revocation_reason": each.revocation and each.revocation.revocation_reason,
-        }
-        for each in earlier
-    ]
 
 
 def earlier_as_fields(

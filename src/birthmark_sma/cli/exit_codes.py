@@ -27,7 +27,7 @@ _CODES: tuple[tuple[int, tuple[type[errors.BirthmarkError], ...]], ...] = (
     (CONFLICT, (errors.TableRotationError,)),
     (CONFLICT, (errors.UnknownDeviceError, errors.UnknownAccessKeyError, errors.UnknownFlagError)),
     (CONFLICT, (errors.RenewalOrderError, errors.UnknownCaError, errors.UnknownValidationError)),
-    (CONFLICT, (errors.UnknownActError,)),
+    (CONFLICT, (errors.UnknownActError, errors.UnknownKeyTableError)),
     (CONFIGURATION, (errors.ConfigurationError, errors.WrongSecretError, errors.PrivateFileError)),
     (
         CONFIGURATION,

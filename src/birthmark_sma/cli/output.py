@@ -4,7 +4,6 @@ Every command uses these functions. A progress bar appears only if stderr is a t
 carries the result alone, so that a script can parse it.
 """
 
-import json
 import os
 import shlex
 import shutil
@@ -12,7 +11,6 @@ import sys
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
-from datetime import date
 from typing import Any
 
 import typer
@@ -42,16 +40,9 @@ def program_name() -> str:
 
 def print_json(value: Any) -> None:
     """Print a value to stdout as indented JSON. Times are in UTC (RFC 3339), days in ISO 8601."""
+    from birthmark_sma.authority.representations.json_text import as_json_text
+
     typer.echo(as_json_text(value, indent=2))
-
-
-def as_json_text(value: Any, indent: int | None = None) -> str:
-    """Return a value as JSON, as `print_json` prints it; on one line without `indent`."""
-    return json.dumps(value, indent=indent, ensure_ascii=False, default=_iso)
-
-
-def _iso(value: date) -> str:
-    return value.isoformat().replace("+00:00", "Z")
 
 
 def confirm(what: str, question: str, advice: str, *, yes: bool) -> None:

@@ -59,6 +59,7 @@ from birthmark_sma.errors.operation import (
     BatchInterruptedError,
     CallerLeftError,
     PoolFullError,
+    PreconditionFailedError,
     RateLimitedError,
     ShuttingDownError,
 )
@@ -102,6 +103,7 @@ from birthmark_sma.errors.register import (
     UnknownCertificateError,
     UnknownDeviceError,
     UnknownFlagError,
+    UnknownKeyTableError,
     UnknownValidationError,
 )
 from birthmark_sma.errors.storage import (
@@ -173,6 +175,7 @@ __all__ = [
     "PathRefusedError",
     "PkiError",
     "PoolFullError",
+    "PreconditionFailedError",
     "PrivateFileError",
     "ProfileViolationError",
     "ProtocolError",
@@ -203,6 +206,7 @@ __all__ = [
     "UnknownCertificateError",
     "UnknownDeviceError",
     "UnknownFlagError",
+    "UnknownKeyTableError",
     "UnknownValidationError",
     "UnopenedCameraTokenError",
     "WrongClockError",

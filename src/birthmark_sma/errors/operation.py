@@ -25,6 +25,15 @@ class BatchInterruptedError(AuthorityError):
         )
 
 
+class PreconditionFailedError(ConflictError):
+    """The object was changed since the caller read it (If-Match). Nothing was done."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "It was changed since you read it, so nothing was done. Read it again, and decide again"
+        )
+
+
 class CallerLeftError(AuthorityError):
     """The caller has closed the connection, so no response is sent."""
 

@@ -65,6 +65,10 @@ class UnknownCertificateError(AuthorityError):
         super().__init__("This authority has issued no device certificate with this id")
 
 
+class UnknownKeyTableError(AuthorityError):
+    """The authority has no key table with this id."""
+
+
 class UnknownFlagError(AuthorityError):
     """The device has no flag that waits for review."""
 

@@ -26,15 +26,15 @@ from birthmark_sma.errors import (
     UnauthenticatedError,
 )
 from birthmark_sma.web import request_context
-from birthmark_sma.web.api import provision
 from birthmark_sma.web.dashboard import session_middleware
 from birthmark_sma.web.middleware import rate_limit
+from birthmark_sma.web.middleware.request_body import IDEMPOTENCY_HEADER
 from birthmark_sma.web.middleware.request_metrics import RequestMetrics
 from birthmark_sma.web.middleware.security_headers import ResponseHeaders
 from birthmark_sma.web.problem_documents import error_response
 from birthmark_sma.web.problems import MISDIRECTED, RequestError
 from birthmark_sma.web.request_context import CONTEXT, RequestContext, begin_request
-from birthmark_sma.web.routes import ROUTES, SANDBOX, UNKNOWN, Credentials, Route
+from birthmark_sma.web.routes import ROUTES, SANDBOX, UNKNOWN, Credentials, Route, find_routes
 from birthmark_sma.web.server_state import ApiRequest, ServerState
 
 if TYPE_CHECKING:
@@ -53,11 +53,16 @@ class Application:
     sent_by_pages: tuple[str, ...] = (
         "Authorization",
         "Content-Type",
-        provision.IDEMPOTENCY_HEADER,
+        IDEMPOTENCY_HEADER,
+        "If-Match",
         request_context.HEADER,
     )
     """Header fields that pages of the CORS origins may send."""
-    read_by_pages: tuple[str, ...] = (*rate_limit.FIELDS, "Retry-After", request_context.HEADER)
+    read_by_pages: tuple[str, ...] = (
+        *(*rate_limit.FIELDS, "Retry-After"),
+        "ETag",
+        request_context.HEADER,
+    )
     """Header fields of responses that pages of the CORS origins may read."""
     state: ServerState
 
@@ -115,7 +120,7 @@ class Application:
                     query = rate_limit.limit_request(context, state.authority.rate_limits, caller)
                     if query is not None:
                         await query
-            endpoint = self._find_endpoint(route, request.method)
+            endpoint = self._find_endpoint(request)
             response = await endpoint(request)  # it reads the body
             await response(scope, receive, send)
         except CallerLeftError:
@@ -145,17 +150,17 @@ class Application:
         """Return the application that answers requests. Subclasses put middleware around it."""
         return respond
 
-    def _find_endpoint(self, route: Route, method: str) -> Endpoint:
+    def _find_endpoint(self, request: ApiRequest) -> Endpoint:
         """Return the endpoint of the matched route. Raises HTTPException (404 or 405)."""
+        route = request.context.route
         methods = self._endpoints.get(route)
         if methods is None:
             if route.path == UNKNOWN.path or route is SANDBOX:
                 raise HTTPException(404)
             methods = {"GET": self._serve_documentation}
-        endpoint = methods.get(method)
+        endpoint = methods.get(request.method)
         if endpoint is None:
-            allowed = {*methods, "HEAD"} if "GET" in methods else {*methods}
-            raise HTTPException(405, headers={"Allow": ", ".join(sorted(allowed))})
+            raise HTTPException(405, headers={"Allow": ", ".join(_allowed_methods(request))})
         return endpoint
 
     async def _serve_documentation(self, request: ApiRequest) -> ASGIApp:
@@ -183,6 +188,13 @@ class Application:
         """Return for how long a writer of this process has failed; 0 without a fault."""
         writers = self.state.authority.writers
         return max(each.health.outage_seconds(each.oldest_seconds) for each in writers)
+
+
+def _allowed_methods(request: ApiRequest) -> list[str]:
+    """Return the methods of the path of a request: several routes may have one path."""
+    routes = find_routes(request.scope["raw_path"])
+    allowed = {method for route in routes for method in route.methods}
+    return sorted({*allowed, "HEAD"} if "GET" in allowed else allowed)
 
 
 def collect_endpoints(routers: Sequence[APIRouter]) -> Mapping[Route, Mapping[str, Endpoint]]:

@@ -12,12 +12,12 @@ from types import MappingProxyType
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 
+from birthmark_sma.web.problem_lookup import find_problem
 from birthmark_sma.web.problems import (
     INTERNAL,
     InvalidRequestError,
     Problem,
     UnknownAddressError,
-    find_problem,
 )
 from birthmark_sma.web.request_context import RequestContext
 from birthmark_sma.web.retry_after import retry_after

@@ -1,8 +1,8 @@
 """The table of problems (RFC 9457): the status, type and title of each error.
 
-`web.problem_documents` makes the response to an error from it, `web.transport.protocol` the
-response to a request that the application never receives, and `web.api.openapi` the documentation
-of the statuses. The errors of a request that have no class in errors/ are here, too.
+`web.problem_lookup` finds the rows, and has those of connections. `web.problem_documents` makes the
+response to an error, and `web.api.openapi` the documentation of the statuses. The errors of a
+request that have no class in errors/ are here, too.
 """
 
 from collections.abc import Mapping, Sequence
@@ -203,9 +203,6 @@ TABLE = (
         *(404, "not-found", "Not Found", HTTPException),
         detail="Nothing is at this path. /docs lists all paths.",
     ),
-    Problem(404, "unknown-device", "Unknown device", errors.UnknownDeviceError),
-    Problem(404, "unknown-validation", "Unknown validation", errors.UnknownValidationError),
-    Problem(404, "unknown-act", "Unknown act", errors.UnknownActError),
     Problem(
         *(404, "crl-not-published", "Revocation list not published"),
         errors.RootCrlNotPublishedError,
@@ -216,6 +213,36 @@ TABLE = (
         *(404, "unknown-certificate", "Unknown certificate", errors.UnknownCertificateError),
         "No device certificate has this id",
         "This authority has issued no device certificate with this id.",
+    ),
+    Problem(
+        *(404, "unknown-device", "Unknown device", errors.UnknownDeviceError),
+        "No device has this serial, or several serials are this name",
+        "No device camera-0007 is registered.",
+    ),
+    Problem(
+        *(404, "unknown-validation", "Unknown validation", errors.UnknownValidationError),
+        "No validation has this request id",
+        "No validation has the request id 5d41b7a09c2e-1f3...",
+    ),
+    Problem(
+        *(404, "unknown-act", "Unknown act", errors.UnknownActError),
+        "No act has this id",
+        "There is no act 17...",
+    ),
+    Problem(
+        *(404, "unknown-access-key", "Unknown access key", errors.UnknownAccessKeyError),
+        "No access key has this id or name, or it was revoked",
+        "No key in force has the name or id newsroom-1...",
+    ),
+    Problem(
+        *(404, "unknown-flag", "Unknown flag", errors.UnknownFlagError),
+        "The device has no flag that waits for review",
+        "camera-0001 has no flag that waits for review.",
+    ),
+    Problem(
+        *(404, "unknown-key-table", "Unknown key table", errors.UnknownKeyTableError),
+        "The authority has no key table with this id",
+        "There is no key table 9999: this authority has the tables 0 to 2499.",
     ),
     Problem(
         *(405, "method-not-allowed", "Method Not Allowed", HTTPException),
@@ -237,10 +264,25 @@ TABLE = (
         "You have validated this camera token before, and this authority allows that once...",
     ),
     Problem(
+        *(409, "device-status", "Status does not allow this", errors.DeviceStatusError),
+        "The status of a device does not allow the act. Nothing was changed",
+        "camera-0001 is revoked, so it cannot become active. Nothing changed.",
+    ),
+    Problem(
+        *(409, "access-key-name", "Access key exists", errors.AccessKeyNameError),
+        "A key in force has this name or this certificate",
+        "There is already a key newsroom-1. Revoke it, or choose another name.",
+    ),
+    Problem(
         *(410, "withdrawn", "Not supported", RequestError),
         "Not supported. The body was not read, and nothing was decided",
         "This authority does not validate certificate bundles, because they contain the hash of the"
         " image. Send the camera token to /validate or /validate-legacy.",
+    ),
+    Problem(
+        *(412, "precondition-failed", "Precondition failed", errors.PreconditionFailedError),
+        "It was changed since the caller read it (If-Match). Nothing was done",
+        "It was changed since you read it, so nothing was done. Read it again, and decide again.",
     ),
     Problem(
         *(413, "body-too-large", "Body too large", RequestError),
@@ -264,7 +306,16 @@ TABLE = (
         {"errors": [{"field": "nonce", "detail": "string should have at least 24 characters"}]},
         InvalidRequestProblem,
     ),
-    Problem(422, "unusable-filter", "Invalid filter", RequestError),
+    Problem(
+        *(422, "unusable-filter", "Invalid filter", RequestError),
+        "A parameter of the query is unknown, or its value is not valid",
+        "status is one of active, suspended, revoked, retired.",
+    ),
+    Problem(
+        *(422, "access-key-refused", "Access key refused", errors.AccessKeyRefusedError),
+        "The properties of the key contradict each other",
+        "Only a key of scope provision has a family or uses.",
+    ),
     _refused(
         *(errors.KeyEncryptionKeyRefusedError, "key-refused", "Public key refused"),
         "key_encryption_public_key",
@@ -315,80 +366,6 @@ INTERNAL = Problem(
     "An internal error. Nothing was decided",
     "An internal error occurred, and nothing was decided...",
 )
-
-# The problems of requests that the application never receives. The HTTP protocol sends them and
-# closes the connection.
-LINE_BYTES = 8_192
-HEAD_BYTES = 16_384
-MAX_FIELDS = 100
-
-NOT_HTTP = Problem(
-    400, "not-http", "Bad Request", detail="This is not HTTP/1.1 as RFC 9112 defines it."
-)
-NOT_ONE_HOST = Problem(
-    *(400, "not-one-host", "Bad Request"),
-    detail="An HTTP/1.1 request has exactly one Host field: a name or an address, and optionally a"
-    " port (RFC 9112, section 3.2).",
-)
-REQUEST_TIMEOUT = Problem(
-    *(408, "request-timeout", "Request Timeout", RequestError),
-    "The request was not complete in time",
-    "The request was not complete in time. Send it at once, or on a faster connection.",
-)
-TARGET_TOO_LONG = Problem(
-    *(414, "target-too-long", "URI Too Long", None),
-    "The request line is too long",
-    f"A request line has at most {LINE_BYTES} bytes. Shorten the query.",
-)
-HEAD_TOO_LARGE = Problem(
-    *(431, "head-too-large", "Request Header Fields Too Large", None),
-    "The header fields are too large or too many",
-    f"A head has at most {HEAD_BYTES} bytes and {MAX_FIELDS} fields. Send fewer or shorter ones.",
-)
-TRANSFER_CODING = Problem(
-    *(501, "transfer-coding", "Not Implemented", None),
-    "The body has a transfer coding other than chunked",
-    "The only supported transfer coding is chunked. Send a Content-Length, or Transfer-Encoding:"
-    " chunked.",
-)
-HTTP_VERSION = Problem(
-    *(505, "http-version", "HTTP Version Not Supported", None),
-    "The request is not in HTTP/1.1 or HTTP/1.0",
-    "Send the request in HTTP/1.1 or HTTP/1.0.",
-)
-OF_CONNECTIONS = (
-    *(NOT_HTTP, NOT_ONE_HOST, REQUEST_TIMEOUT, TARGET_TOO_LONG, HEAD_TOO_LARGE, TRANSFER_CODING),
-    HTTP_VERSION,
-)
-
-
-def find_example(status: int) -> Problem:
-    """Return the problem that documents a status. Raises StopIteration if there is none."""
-    rows = (*TABLE, INTERNAL, *OF_CONNECTIONS)
-    return next(each for each in rows if each.status == status and each.meaning)
-
-
-def find_by_slug(slug: str) -> Problem:
-    """Return the first row with this slug. Raises StopIteration if there is none."""
-    return next(each for each in (*TABLE, *OF_CONNECTIONS) if each.slug == slug)
-
-
-def find_problem(error: Exception) -> Problem:
-    """Return the row of an error; INTERNAL if it has none."""
-    for each in (*TABLE, REQUEST_TIMEOUT):
-        if each.error is not None and isinstance(error, each.error):
-            match error:
-                case RequestError(slug=slug):
-                    found = each.slug == slug
-                case UnknownAddressError(reason=reason):
-                    found = each.title == reason.told_to_caller
-                case HTTPException(status_code=status):
-                    found = each.status == status
-                case _:
-                    found = True
-            if found:
-                return each
-    return INTERNAL
 
 
 def _field_error(location: Sequence[int | str], message: str) -> FieldError:

@@ -20,7 +20,7 @@ from birthmark_sma.authority.access.caller import Caller
 from birthmark_sma.authority.access.session_store import Session
 from birthmark_sma.protocol.verdict import Reason
 from birthmark_sma.runtime.log_context import WORKING_FOR, AwaitedAnswer, current_requests
-from birthmark_sma.web.routes import BY_RAW_PATH, Route, find_by_tail
+from birthmark_sma.web.routes import BY_RAW_PATH, Route, find_route
 
 Header: TypeAlias = tuple[bytes, bytes]
 
@@ -122,9 +122,13 @@ def begin_request(scope: Scope) -> RequestContext:
             host = value
         elif name == _NAME:
             given.append(value)
+    method = scope["method"]
+    route = BY_RAW_PATH.get(raw_path)
+    if route is None or method not in route.methods:
+        route = find_route(raw_path, method)
     scope[CONTEXT] = context = RequestContext(
-        BY_RAW_PATH.get(raw_path) or find_by_tail(raw_path),
-        scope["method"],
+        route,
+        method,
         scope["path"],
         scope["scheme"],
         scope["headers"],

@@ -22,6 +22,7 @@ from birthmark_sma.authority.ca.issuers import (
     ROOTS_PATH,
     ROOTS_SIGNATURE_PATH,
 )
+from birthmark_sma.authority.devices.states import Act
 from birthmark_sma.authority.rate_limits.limits import Kind
 
 Scopes: TypeAlias = frozenset[KeyScope] | None
@@ -32,6 +33,8 @@ ANYONE: Scopes = None
 ANY_KEY: Scopes = frozenset(KeyScope)
 _MONITOR: Scopes = at_least(KeyScope.MONITOR)
 READ: Scopes = at_least(KeyScope.READ)
+_OPERATE: Scopes = at_least(KeyScope.OPERATE)
+_ADMIN: Scopes = at_least(KeyScope.ADMIN)
 _VALIDATE: Scopes = frozenset({KeyScope.VALIDATE})
 _PROVISION: Scopes = frozenset({KeyScope.PROVISION})
 
@@ -60,7 +63,8 @@ class Route:
     """The rate limit for `methods`. Any other method counts as ADMIN, unless there is no limit."""
     credentials: Credentials = Credentials.CHECKED
     tail: re.Pattern[bytes] | None = None
-    """If not None, the route has all paths that begin with `prefix` and go on with this pattern."""
+    """If not None, the route has all paths that begin with `prefix` and go on with this pattern.
+    Several routes may match a path: the first one that has the method of the request counts."""
     aliases: tuple[str, ...] = ()
     """Other paths of the same route."""
     cacheable: bool = False
@@ -89,6 +93,12 @@ _OCSP_REQUEST = re.compile(
 )
 # The id of a certificate (RFC 9773): two texts in base64url. No key identifier is longer than
 # SHA-512's, and no serial number has more than 20 octets.
+# A segment that is decoded by the endpoint (RFC 3986, section 3.3). No control character is in it,
+# encoded or not (C0, DEL, and C1 as UTF-8), and each % begins an escape.
+_SEGMENT = (
+    r"(?:[A-Za-z0-9._~!$&'()*+,;=:@-]"
+    r"|(?!%[Cc]2%[89])%(?:[2-6][0-9A-Fa-f]|7[0-9A-Ea-e]|[89A-Fa-f][0-9A-Fa-f]))+"
+)
 _CERTIFICATE_ID = re.compile(rb"[A-Za-z0-9_-]{1,86}\.[A-Za-z0-9_-]{1,28}")
 
 
@@ -116,6 +126,14 @@ def _page(path: str, navigation: str | None = None) -> Route:
     return Route(path, READ, dashboard=True, navigation=navigation)
 
 
+def _administration(path: str, scopes: Scopes, methods: tuple[str, ...] = ("GET",)) -> Route:
+    """Return a route of the administration API. A parameter in the path is one segment."""
+    _, brace, end = path.partition("}")
+    return Route(
+        path, scopes, methods, tail=re.compile((_SEGMENT + end).encode()) if brace else None
+    )
+
+
 PROVISION = Route("/api/v1/devices/provision", _PROVISION, ("POST",), Kind.PROVISION)
 RENEW = Route("/api/v1/devices/renew", ANYONE, ("POST",))
 RENEWAL_INFO = Route("/api/v1/devices/renewal-info/{certificate_id}", ANYONE, tail=_CERTIFICATE_ID)
@@ -141,6 +159,29 @@ REDOC = _documentation("/redoc", "ReDoc")
 SANDBOX = Route("/sandbox")
 _DOCUMENTATION_FILES = Route("/static-offline-docs", tail=_FILE, cacheable=True, dashboard=True)
 
+_OF_DEVICE = "/api/v1/devices/{serial}"
+DEVICES = _administration("/api/v1/devices", READ)
+DEVICE = _administration(_OF_DEVICE, READ)
+DEVICES_BULK = _administration("/api/v1/devices/bulk", _OPERATE, ("POST",))
+RE_ENROL = _administration(f"{_OF_DEVICE}/re-enrol", _OPERATE, ("POST",))
+SUSPEND, REINSTATE, REVOKE, RETIRE = (
+    _administration(f"{_OF_DEVICE}/{act.value}", _OPERATE, ("POST",)) for act in Act
+)
+KEYS = _administration("/api/v1/keys", _ADMIN, ("GET", "POST"))
+KEY = _administration("/api/v1/keys/{key}", _ADMIN)
+ROTATE_KEY = _administration("/api/v1/keys/{key}/rotate", _ADMIN, ("POST",))
+REVOKE_KEY = _administration("/api/v1/keys/{key}/revoke", _ADMIN, ("POST",))
+FLAGS = _administration("/api/v1/flags", READ)
+REVIEW_FLAGS = _administration("/api/v1/flags/review", _OPERATE, ("POST",))
+VALIDATIONS = _administration("/api/v1/validations", READ)
+VALIDATION = _administration("/api/v1/validations/{request_id}", READ)
+KEY_TABLES = _administration("/api/v1/tables", READ)
+KEY_TABLE = _administration("/api/v1/tables/{table_id}", READ)
+ISSUERS = _administration("/api/v1/issuers", _ADMIN)
+ACTS = _administration("/api/v1/acts", READ)
+ACT = _administration("/api/v1/acts/{act_id}", READ)
+STATISTICS = _administration("/api/v1/statistics", _MONITOR)
+
 UNKNOWN = Route("unknown")
 """The route of every path that does not exist. Any valid key gets 404. A caller without a key gets
 401, as for an existing path, and so cannot find out which paths exist."""
@@ -155,6 +196,28 @@ TABLE = (
     RENEWAL_INFO,
     VALIDATE,
     VALIDATE_BATCH,
+    DEVICES,
+    DEVICE,
+    DEVICES_BULK,
+    SUSPEND,
+    REINSTATE,
+    REVOKE,
+    RETIRE,
+    RE_ENROL,
+    KEYS,
+    KEY,
+    ROTATE_KEY,
+    REVOKE_KEY,
+    FLAGS,
+    REVIEW_FLAGS,
+    VALIDATIONS,
+    VALIDATION,
+    KEY_TABLES,
+    KEY_TABLE,
+    ISSUERS,
+    ACTS,
+    ACT,
+    STATISTICS,
     DASHBOARD,
     _page("/dashboard/devices", "Devices"),
     _page("/dashboard/validations", "Validations"),
@@ -206,15 +269,32 @@ ROUTES: Mapping[str, Route] = {route.path: route for route in TABLE}
 BY_RAW_PATH: Mapping[bytes, Route] = {
     path.encode(): route for route in TABLE for path in (route.path, *route.aliases)
 }
-"""The routes by their path as it is sent, without decoding. Only an OCSP request needs an escape.
-Any other path with an escape, such as an encoded control character, is UNKNOWN."""
+"""The routes by their path as it is sent, without decoding. A fixed path has no other spelling."""
 _TAILED = tuple((route.prefix, route.tail, route) for route in TABLE if route.tail is not None)
 _PAGES = f"{DASHBOARD.path}/".encode()
 
 
-def find_by_tail(raw_path: bytes) -> Route:
-    """Return the route of a path that is not in BY_RAW_PATH; else UNKNOWN or UNKNOWN_PAGE."""
+def find_route(raw_path: bytes, method: str) -> Route:
+    """Return the route of a path and method.
+
+    If the path has no route with this method, return the first route of the path; without one,
+    UNKNOWN or UNKNOWN_PAGE. `web.request_context` looks up most requests in BY_RAW_PATH itself.
+    """
+    found = find_routes(raw_path)
+    wanted = "GET" if method == "HEAD" else method
+    for route in found:
+        if wanted in route.methods:
+            return route
+    if found:
+        return found[0]
+    return UNKNOWN_PAGE if raw_path.startswith(_PAGES) else UNKNOWN
+
+
+def find_routes(raw_path: bytes) -> list[Route]:
+    """Return all routes of a path, the fixed one first: `bulk` may also be the name of a device."""
+    fixed = BY_RAW_PATH.get(raw_path)
+    found = [] if fixed is None else [fixed]
     for prefix, tail, route in _TAILED:
         if raw_path.startswith(prefix) and tail.fullmatch(raw_path, len(prefix)):
-            return route
-    return UNKNOWN_PAGE if raw_path.startswith(_PAGES) else UNKNOWN
+            found.append(route)
+    return found

@@ -33,6 +33,8 @@ class ServerState:
     metrics_text: MetricsCache[Totals]
     slow: Executor
     """Threads for slow queries: statistics, pages, exports."""
+    acts: Executor
+    """Threads for administrative acts, so that no search delays the suspension of a device."""
     quick: Executor
     """Threads for quick queries: sessions, revocation lists and OCSP."""
     probes: Executor

@@ -239,9 +239,9 @@ def test_devices_by_the_end_of_their_certificate(fleet: tuple[Place, list[Camera
     after = re.findall(r"--after '(.+)'", page.stdout)[0]
     rest = json.loads(place.sma(*expiring, "120w", "--after", after, "--json").stdout)
     assert [each["device_serial"] for each in rest["devices"]] == ["c c"]
-    assert rest["next"] is None
+    assert rest["next_cursor"] is None
     first = json.loads(place.sma(*expiring, "120w", "--limit", "2", "--json").stdout)
-    assert first["next"] == after
+    assert first["next_cursor"] == after
     for wrong in ("c c", "2028-01-01T00:00:00Z", "2028-01-01T00:00:00 a", "-Z"):
         refused = place.sma(*expiring, "120w", "--after", wrong)
         assert refused.returncode == 2, wrong

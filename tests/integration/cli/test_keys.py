@@ -59,7 +59,7 @@ def test_what_a_person_sees(place: Place) -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
-        (("--scope", "everything"), 2, ("provision, validate, admin",)),
+        (("--scope", "everything"), 2, ("provision, validate, monitor, read, operate, admin",)),
         ((), 2, ("--scope",)),
         (("--scope", "validate", "--uses", "5"), 6, ("provision",)),
         (("--scope", "validate", "--may-re-enrol"), 6, ("provision",)),

@@ -65,6 +65,11 @@ def create_key(database: Database, terms: KeyTerms, actor: Actor) -> IssuedKey:
     key that is not revoked has this name or this certificate.
     """
     now = database.clock.now()
+    return database.transact(lambda transaction: add_key(transaction, terms, actor, now))
+
+
+def add_key(transaction: Connection, terms: KeyTerms, actor: Actor, now: datetime) -> IssuedKey:
+    """Create an access key in the caller's transaction, as `create_key` does."""
     _check(terms, now)
     key_id = "".join(secrets.choice(_ALPHABET) for _ in range(ID_CHARACTERS))
     issuer = terms.certificate_issuer
@@ -86,13 +91,9 @@ def create_key(database: Database, terms: KeyTerms, actor: Actor) -> IssuedKey:
         rate_limit=terms.rate_limit,
         expires_at=terms.expires_at,
     )
-
-    def add(transaction: Connection) -> None:
-        _refuse_second(transaction, key)
-        access_key_store.add_key(transaction, key)
-        _record(transaction, actor, ActKind.ACCESS_KEY_CREATE, None, key)
-
-    database.transact(add)
+    _refuse_second(transaction, key)
+    access_key_store.add_key(transaction, key)
+    _record(transaction, actor, ActKind.ACCESS_KEY_CREATE, None, key)
     return IssuedKey(key, secret)
 
 
@@ -103,14 +104,17 @@ def revoke_key(database: Database, name_or_id: str, actor: Actor) -> AccessKey:
     """
 
     def revoke(transaction: Connection) -> AccessKey:
-        key = _find_living(transaction, name_or_id)
-        now = database.clock.now()
-        access_key_store.change_key(transaction, key.key_id, revoked_at=now)
-        revoked = replace(key, revoked_at=now)
-        _record(transaction, actor, ActKind.ACCESS_KEY_REVOKE, key, revoked)
+        key = lock_living(transaction, name_or_id)
+        end_key(transaction, key, actor, database.clock.now())
         return key
 
     return database.transact(revoke)
+
+
+def end_key(transaction: Connection, key: AccessKey, actor: Actor, now: datetime) -> None:
+    """Revoke a key that `lock_living` has returned in the same transaction."""
+    access_key_store.change_key(transaction, key.key_id, revoked_at=now)
+    _record(transaction, actor, ActKind.ACCESS_KEY_REVOKE, key, replace(key, revoked_at=now))
 
 
 def rotate_key(database: Database, name_or_id: str, grace: timedelta, actor: Actor) -> IssuedKey:
@@ -122,26 +126,34 @@ def rotate_key(database: Database, name_or_id: str, grace: timedelta, actor: Act
     now = database.clock.now()
 
     def rotate(transaction: Connection) -> IssuedKey:
-        key = _find_living(transaction, name_or_id)
-        if key.secret_digest is None:
-            raise AccessKeyRefusedError(
-                f"{key.name} is a key for a client certificate and has no secret. Issue a new"
-                " certificate, and create a key for it."
-            )
-        secret = _new_secret(key.key_id)
-        until = now + grace if grace else None
-        access_key_store.change_key(
-            transaction,
-            key.key_id,
-            secret_digest=digest(secret),
-            previous_digest=key.secret_digest if grace else None,
-            previous_until=until,
-        )
-        rotated = replace(key, previous_until=until)
-        _record(transaction, actor, ActKind.ACCESS_KEY_ROTATE, key, rotated)
-        return IssuedKey(key, secret)
+        return replace_secret(transaction, lock_living(transaction, name_or_id), grace, actor, now)
 
     return database.transact(rotate)
+
+
+def replace_secret(
+    transaction: Connection, key: AccessKey, grace: timedelta, actor: Actor, now: datetime
+) -> IssuedKey:
+    """Give a new secret to a key that `lock_living` has returned in the same transaction.
+
+    Raises AccessKeyRefusedError if the key has a certificate and no secret.
+    """
+    if key.secret_digest is None:
+        raise AccessKeyRefusedError(
+            f"{key.name} is a key for a client certificate and has no secret. Issue a new"
+            " certificate, and create a key for it."
+        )
+    secret = _new_secret(key.key_id)
+    until = now + grace if grace else None
+    access_key_store.change_key(
+        transaction,
+        key.key_id,
+        secret_digest=digest(secret),
+        previous_digest=key.secret_digest if grace else None,
+        previous_until=until,
+    )
+    _record(transaction, actor, ActKind.ACCESS_KEY_ROTATE, key, replace(key, previous_until=until))
+    return IssuedKey(key, secret)
 
 
 _RECORDED = (
@@ -219,7 +231,11 @@ def _refuse_second(transaction: Connection, new: AccessKey) -> None:
         )
 
 
-def _find_living(transaction: Connection, name_or_id: str) -> AccessKey:
+def lock_living(transaction: Connection, name_or_id: str) -> AccessKey:
+    """Return the key that is not revoked and has this name or id. Lock all keys against changes.
+
+    Raises UnknownAccessKeyError.
+    """
     # Lock before the read: another process could otherwise revoke the key before it is changed.
     access_key_store.lock_keys(transaction)
     for key in access_key_store.find_keys(transaction, name_or_id):

@@ -135,24 +135,32 @@ def review_flags(
     to be reviewed.
     """
 
-    def review(transaction: Connection) -> int:
-        now = database_time(transaction)
-        # A device that is not registered any more may still have flags.
-        named = device_store.find_devices_named(transaction, device_serial)
-        serial = named[0].device_serial if len(named) == 1 else device_serial
-        reviewed = abuse_flags.set_reviewed(transaction, [serial], now, day=day)
-        if not reviewed:
-            find_named(transaction, device_serial)  # raises UnknownDeviceError
-        else:
-            subject = Subject(serial, {"open_flags": reviewed}, {"open_flags": 0})
-            more = {"day": day}
-            trail.record(transaction, actor, ActKind.DEVICE_REVIEW_FLAGS, [subject], more=more)
-        return reviewed
+    _, reviewed = database.transact(
+        lambda transaction: set_reviewed(transaction, device_serial, actor, day)
+    )
+    return reviewed
 
-    if reviewed := database.transact(review):
-        return reviewed
-    when = "" if day is None else f" of {day}"
-    raise UnknownFlagError(f"{device_serial} has no flag{when} that waits for review.")
+
+def set_reviewed(
+    transaction: Connection, name: str, actor: Actor, day: date | None = None
+) -> tuple[str, int]:
+    """Mark flags as reviewed in the caller's transaction, as `review_flags` does.
+
+    Return the serial of the device, and the number of flags.
+    """
+    now = database_time(transaction)
+    # A device that is not registered any more may still have flags.
+    named = device_store.find_devices_named(transaction, name)
+    serial = named[0].device_serial if len(named) == 1 else name
+    reviewed = abuse_flags.set_reviewed(transaction, [serial], now, day=day)
+    if not reviewed:
+        find_named(transaction, name)  # raises UnknownDeviceError
+        when = "" if day is None else f" of {day}"
+        raise UnknownFlagError(f"{name} has no flag{when} that waits for review.")
+    subject = Subject(serial, {"open_flags": reviewed}, {"open_flags": 0})
+    more = {"day": day}
+    trail.record(transaction, actor, ActKind.DEVICE_REVIEW_FLAGS, [subject], more=more)
+    return serial, reviewed
 
 
 def _iterate_due(

@@ -10,8 +10,8 @@ from datetime import datetime, timedelta
 from sqlalchemy import Connection
 
 from birthmark_sma.authority.background.retention import midnight, prune
-from birthmark_sma.authority.provisioning import idempotency_store
-from birthmark_sma.authority.provisioning.idempotency import IDEMPOTENCY_PERIOD
+from birthmark_sma.authority.idempotency import store as idempotency_store
+from birthmark_sma.authority.idempotency.sealing import IDEMPOTENCY_PERIOD
 from birthmark_sma.runtime.background_task import BackgroundTask
 from birthmark_sma.storage import partitions
 from birthmark_sma.storage.engine import Database

@@ -13,7 +13,7 @@ from birthmark_sma.authority.acts import trail
 from birthmark_sma.authority.background.retention import prune
 from birthmark_sma.authority.ca import store as ca_store
 from birthmark_sma.authority.devices import store as device_store
-from birthmark_sma.authority.provisioning import idempotency_store
+from birthmark_sma.authority.idempotency import store as idempotency_store
 from birthmark_sma.runtime.background_task import BackgroundTask
 from birthmark_sma.storage.engine import Database
 

@@ -147,18 +147,26 @@ def count_open(connection: Connection) -> int:
 
 
 def list_flags(
-    connection: Connection, *, shadow: bool, reviewed: bool, limit: int
+    connection: Connection,
+    *,
+    shadow: bool,
+    reviewed: bool,
+    limit: int,
+    after: tuple[date, str] | None = None,
 ) -> tuple[int, list[ShownFlag]]:
     """Return the number of matching flags and up to `limit` (at least 1) of them, latest day first.
 
     With `shadow`, only flags of shadow mode match, else only the others. With `reviewed`, reviewed
-    flags match as well.
+    flags match as well. `after` is the day and the serial of the last flag of the page before; the
+    flags up to there are not counted.
     """
     chosen: list[ColumnElement[bool]] = [
         _flags.mode == FlagMode.SHADOW.value if shadow else _flags.mode != FlagMode.SHADOW.value
     ]
     if not reviewed:
         chosen.append(_flags.reviewed_at.is_(None))
+    if after is not None:
+        chosen.append(_follows(*after))
     known = registered_devices.c
     # One statement counts and lists, so that both agree while other processes add flags.
     rows = connection.execute(
@@ -174,6 +182,21 @@ def list_flags(
     # Every row has the total, so without a row (limit 0) it would be unknown.
     total = max((each.pop("total") for each in found), default=0)
     return total, [_shown(each) for each in found]
+
+
+def _follows(day: date, device_serial: str) -> ColumnElement[bool]:
+    """Return the condition that a flag is behind another one in the order of `list_flags`.
+
+    The pictures of that one are read from the database. If it is gone, the rest of its day is
+    left out.
+    """
+    pictures = (
+        select(_flags.pictures)
+        .where(_flags.day == day, _flags.device_serial == device_serial)
+        .scalar_subquery()
+    )
+    same = and_(_flags.pictures == pictures, _flags.device_serial > device_serial)
+    return or_(_flags.day < day, and_(_flags.day == day, or_(_flags.pictures < pictures, same)))
 
 
 def list_flags_of_device(connection: Connection, device_serial: str, *, limit: int) -> list[Flag]:

@@ -40,25 +40,27 @@ def allow(database: Database, name: str, period: timedelta, actor: Actor) -> ReE
     device is not active.
     """
 
-    def work(transaction: Connection) -> ReEnrolment:
-        device = find_named(transaction, name)
-        if device.status is not DeviceStatus.ACTIVE:
-            raise DeviceStatusError(
-                f"{device.device_serial} is {device.status.value}, and only an active device can be"
-                f" re-enrolled. {advise(device.status)}"
-            )
-        now = database_time(transaction)
-        earlier = find(transaction, device.device_serial, now)
-        permission = ReEnrolment(device.device_serial, now + period, actor.name, now)
-        replaced = [_table.allowed_until, _table.actor, _table.opened_at]
-        transaction.execute(
-            insert_or_update(transaction, re_enrolments, replace=replaced), asdict(permission)
-        )
-        subject = Subject(device.device_serial, _facts(earlier), _facts(permission))
-        trail.record(transaction, actor, ActKind.DEVICE_ALLOW_RE_ENROLMENT, [subject])
-        return permission
+    return database.transact(lambda transaction: permit(transaction, name, period, actor))
 
-    return database.transact(work)
+
+def permit(transaction: Connection, name: str, period: timedelta, actor: Actor) -> ReEnrolment:
+    """Allow one re-enrolment in the caller's transaction, as `allow` does."""
+    device = find_named(transaction, name)
+    if device.status is not DeviceStatus.ACTIVE:
+        raise DeviceStatusError(
+            f"{device.device_serial} is {device.status.value}, and only an active device can be"
+            f" re-enrolled. {advise(device.status)}"
+        )
+    now = database_time(transaction)
+    earlier = find(transaction, device.device_serial, now)
+    permission = ReEnrolment(device.device_serial, now + period, actor.name, now)
+    replaced = [_table.allowed_until, _table.actor, _table.opened_at]
+    transaction.execute(
+        insert_or_update(transaction, re_enrolments, replace=replaced), asdict(permission)
+    )
+    subject = Subject(device.device_serial, _facts(earlier), _facts(permission))
+    trail.record(transaction, actor, ActKind.DEVICE_ALLOW_RE_ENROLMENT, [subject])
+    return permission
 
 
 def cancel(database: Database, name: str, actor: Actor) -> tuple[str, bool]:
@@ -67,15 +69,17 @@ def cancel(database: Database, name: str, actor: Actor) -> tuple[str, bool]:
     Raises UnknownDeviceError.
     """
 
-    def work(transaction: Connection) -> tuple[str, bool]:
-        device_serial = find_named(transaction, name).device_serial
-        found = use(transaction, device_serial, database_time(transaction))
-        if found is not None:
-            subject = Subject(device_serial, _facts(found), _facts(None))
-            trail.record(transaction, actor, ActKind.DEVICE_FORBID_RE_ENROLMENT, [subject])
-        return device_serial, found is not None
+    return database.transact(lambda transaction: withdraw(transaction, name, actor))
 
-    return database.transact(work)
+
+def withdraw(transaction: Connection, name: str, actor: Actor) -> tuple[str, bool]:
+    """Withdraw the permission in the caller's transaction, as `cancel` does."""
+    device_serial = find_named(transaction, name).device_serial
+    found = use(transaction, device_serial, database_time(transaction))
+    if found is not None:
+        subject = Subject(device_serial, _facts(found), _facts(None))
+        trail.record(transaction, actor, ActKind.DEVICE_FORBID_RE_ENROLMENT, [subject])
+    return device_serial, found is not None
 
 
 def find(connection: Connection, device_serial: str, now: datetime) -> ReEnrolment | None:

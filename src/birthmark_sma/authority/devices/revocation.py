@@ -111,28 +111,40 @@ def change_devices(
     the result: see `ActResult`.
     """
 
-    def act(transaction: Connection) -> ActResult:
-        now = database_time(transaction)
-        change.check(now)
-        serials, unknown = _resolve(transaction, wanted)
-        if not dry_run and not unknown:
-            _lock(transaction, serials)
-        result = _judge(transaction, serials, change)
-        result.unknown = unknown
-        by_name = not isinstance(wanted, DeviceCriteria)
-        result.is_prevented = by_name and bool(unknown or result.refused)
-        if not dry_run and not result.is_prevented and result.changed:
-            criteria = wanted if isinstance(wanted, DeviceCriteria) else None
-            _write(transaction, result.changed, change, now, criteria)
-            finish(transaction)
-        return result
-
     # Criteria may need a scan of the register. Everything else is in statements of 1,000 devices.
     seconds = LONG_SECONDS if isinstance(wanted, DeviceCriteria) else USUAL_SECONDS
     if dry_run:
         with database.read(seconds) as connection:
-            return act(connection)
-    return database.transact(act, seconds)
+            return act_on_devices(connection, wanted, change, dry_run=True)
+    return database.transact(lambda each: act_on_devices(each, wanted, change), seconds)
+
+
+def act_on_devices(
+    transaction: Connection,
+    wanted: Sequence[str] | DeviceCriteria,
+    change: StatusChange,
+    *,
+    dry_run: bool = False,
+) -> ActResult:
+    """Change the status of devices in the caller's transaction, which should do little after it.
+
+    From then on, validations wait for the commit. Raises as `change_devices`. If the act is
+    prevented, nothing was changed.
+    """
+    now = database_time(transaction)
+    change.check(now)
+    serials, unknown = _resolve(transaction, wanted)
+    if not dry_run and not unknown:
+        _lock(transaction, serials)
+    result = _judge(transaction, serials, change)
+    result.unknown = unknown
+    by_name = not isinstance(wanted, DeviceCriteria)
+    result.is_prevented = by_name and bool(unknown or result.refused)
+    if not dry_run and not result.is_prevented and result.changed:
+        criteria = wanted if isinstance(wanted, DeviceCriteria) else None
+        _write(transaction, result.changed, change, now, criteria)
+        finish(transaction)
+    return result
 
 
 def change_device(database: Database, name: str, change: StatusChange) -> str:
@@ -186,6 +198,16 @@ def find_named(connection: Connection, name: str) -> Device:
             " Give one of them exactly."
         )
     return found[0]
+
+
+def find_serial(connection: Connection, name: str) -> str:
+    """Return the serial of a device, or the name itself if no such device is registered now.
+
+    Raises UnknownDeviceError if the name means several devices.
+    """
+    if not device_store.find_devices_named(connection, name):
+        return name
+    return find_named(connection, name).device_serial
 
 
 def find_by_serial_or_certificate(connection: Connection, name: str) -> Device:

@@ -1,16 +1,15 @@
-"""Search the register of devices, one page at a time, for the dashboard.
+"""Search the register of devices, one page at a time, for the dashboard and the API.
 
 A page continues after the last device of the page before (keyset pagination), and every filter has
 an index. A search must never use OFFSET or read the whole register: there may be a million devices.
 """
 
 from dataclasses import dataclass
-from datetime import datetime
-from typing import NamedTuple
 
 from sqlalchemy import ColumnElement, Connection, func, or_, select
 
 from birthmark_sma.authority.devices.abuse_flags import FlagMode
+from birthmark_sma.authority.devices.store import COLUMNS, Device, device_of
 from birthmark_sma.pki.names import fold
 from birthmark_sma.protocol.verdict import DeviceStatus
 from birthmark_sma.storage.schema.activity import device_flags
@@ -22,19 +21,6 @@ _LAST_CHARACTER = "\U0010ffff"  # upper bound of a prefix: no serial has it, it 
 
 _serial = devices.c.device_serial
 _folded = devices.c.serial_folded
-
-
-class ListedDevice(NamedTuple):
-    """The fields of a device in a list. The field names are the column names of the query."""
-
-    device_serial: str
-    device_family: str
-    status: DeviceStatus
-    table_assignments: tuple[int, ...]
-    provisioned_at: datetime
-    status_reason: str | None
-    status_actor: str | None
-    status_changed_at: datetime | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +41,7 @@ class DeviceFilter:
 
 def search(
     connection: Connection, wanted: DeviceFilter, *, limit: int, after: str | None = None
-) -> list[ListedDevice]:
+) -> list[Device]:
     """Return up to `limit` matching devices after the serial `after`.
 
     They are in the order of serials, or of folded serials if `begins` is set.
@@ -85,7 +71,7 @@ def search(
 
 def _by_serial(
     connection: Connection, wanted: DeviceFilter, limit: int, after: str | None
-) -> list[ListedDevice]:
+) -> list[Device]:
     conditions = _conditions(wanted)
     if wanted.begins is None:
         if after is not None:
@@ -131,10 +117,6 @@ def _select(
     conditions: list[ColumnElement[bool]],
     order: ColumnElement[str],
     limit: int,
-) -> list[ListedDevice]:
-    columns = [devices.c[name] for name in ListedDevice._fields]
-    rows = connection.execute(select(*columns).where(*conditions).order_by(order).limit(limit))
-    return [
-        ListedDevice(serial, family, DeviceStatus(status), tuple(tables), *others)
-        for serial, family, status, tables, *others in rows
-    ]
+) -> list[Device]:
+    rows = connection.execute(select(*COLUMNS).where(*conditions).order_by(order).limit(limit))
+    return [device_of(row) for row in rows]

@@ -71,7 +71,8 @@ class Device:
 
 
 _FIELDS = [field.name for field in fields(Device)]
-_COLUMNS = [devices.c[name] for name in _FIELDS]
+COLUMNS = [devices.c[name] for name in _FIELDS]
+"""The columns of a query whose rows `device_of` takes."""
 _values = attrgetter(*_FIELDS)
 _families = device_family_counters.c
 _earlier = earlier_certificates.c
@@ -250,25 +251,25 @@ def has_table(connection: Connection, table_id: int) -> ColumnElement[bool]:
 def find_device(connection: Connection, device_serial: str) -> Device | None:
     """Return the device with exactly this serial, or None."""
     row = connection.execute(
-        select(*_COLUMNS).where(devices.c.device_serial == device_serial)
+        select(*COLUMNS).where(devices.c.device_serial == device_serial)
     ).one_or_none()
-    return None if row is None else _device(row)
+    return None if row is None else device_of(row)
 
 
 def lock_device(transaction: Connection, device_serial: str) -> Device | None:
     """Return the device with exactly this serial, or None. Lock its row against other changes."""
     row = transaction.execute(
-        select(*_COLUMNS).where(devices.c.device_serial == device_serial).with_for_update()
+        select(*COLUMNS).where(devices.c.device_serial == device_serial).with_for_update()
     ).one_or_none()
-    return None if row is None else _device(row)
+    return None if row is None else device_of(row)
 
 
 def find_device_by_certificate(connection: Connection, certificate_serial: str) -> Device | None:
     """Return the device whose current certificate has this serial number (lower-case hex)."""
     row = connection.execute(
-        select(*_COLUMNS).where(devices.c.certificate_serial == certificate_serial)
+        select(*COLUMNS).where(devices.c.certificate_serial == certificate_serial)
     ).one_or_none()
-    return None if row is None else _device(row)
+    return None if row is None else device_of(row)
 
 
 def find_devices_named(connection: Connection, name: str) -> list[Device]:
@@ -281,7 +282,7 @@ def find_devices_named(connection: Connection, name: str) -> list[Device]:
         return [exact]
     folded, column = fold(name), devices.c.serial_folded
     rows = connection.execute(
-        select(*_COLUMNS)
+        select(*COLUMNS)
         .where(
             or_(
                 column == folded,
@@ -294,15 +295,15 @@ def find_devices_named(connection: Connection, name: str) -> list[Device]:
         )
         .order_by(column)
     )
-    return [_device(row) for row in rows]
+    return [device_of(row) for row in rows]
 
 
 def list_devices(connection: Connection, *, limit: int, after: str | None = None) -> list[Device]:
     """Return up to `limit` devices after the serial `after`, in the order of their serials."""
-    query = select(*_COLUMNS).order_by(devices.c.device_serial).limit(limit)
+    query = select(*COLUMNS).order_by(devices.c.device_serial).limit(limit)
     if after is not None:
         query = query.where(devices.c.device_serial > after)
-    return [_device(row) for row in connection.execute(query)]
+    return [device_of(row) for row in connection.execute(query)]
 
 
 def sample_devices(connection: Connection, start: str, *, limit: int) -> list[Device]:
@@ -314,8 +315,8 @@ def sample_devices(connection: Connection, start: str, *, limit: int) -> list[De
     number = devices.c.certificate_serial
     found: list[Device] = []
     for part in (number >= start, number < start):
-        query = select(*_COLUMNS).where(part).order_by(number).limit(limit - len(found))
-        found += [_device(row) for row in connection.execute(query)]
+        query = select(*COLUMNS).where(part).order_by(number).limit(limit - len(found))
+        found += [device_of(row) for row in connection.execute(query)]
     return found
 
 
@@ -359,7 +360,8 @@ def count_by_family(connection: Connection) -> dict[str, int]:
     return {row.device_family: row.devices for row in rows}
 
 
-def _device(row: Row[Any]) -> Device:
+def device_of(row: Row[Any]) -> Device:
+    """Return the device of a row that has COLUMNS."""
     values = row._asdict()
     values["table_assignments"] = tuple(values["table_assignments"])
     # NULL in rows that are older than epochs, or that operators inserted.

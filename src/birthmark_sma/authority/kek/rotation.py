@@ -23,6 +23,8 @@ from birthmark_sma.authority.ca.crl_publication import publish_root_crls
 from birthmark_sma.authority.ca.intermediate_key import open_ca_key, seal_ca_key
 from birthmark_sma.authority.ca.root_key_file import PassphraseChange
 from birthmark_sma.authority.ca.store import CaRole, StoredCa
+from birthmark_sma.authority.idempotency import sealing
+from birthmark_sma.authority.idempotency import store as idempotency_store
 from birthmark_sma.authority.kek import store as kek_store
 from birthmark_sma.authority.kek.passphrase_file import PassphraseFile, find_passphrase
 from birthmark_sma.authority.kek.passphrase_policy import check_new_passphrase
@@ -35,7 +37,6 @@ from birthmark_sma.authority.kek.wrapping import (
 )
 from birthmark_sma.authority.key_tables import cache as key_table_cache
 from birthmark_sma.authority.key_tables import store as key_table_store
-from birthmark_sma.authority.provisioning import idempotency, idempotency_store
 from birthmark_sma.config import NewSecret, Settings
 from birthmark_sma.errors import ConfigurationError, NotInitialisedError, RotationError
 from birthmark_sma.storage.engine import Database
@@ -354,7 +355,7 @@ class _AnswersInOrder:
         )
         if taken:
             idempotency_store.put_rewrapped(
-                transaction, [idempotency.rewrap(each, keks, transaction) for each in taken]
+                transaction, [sealing.rewrap(each, keks, transaction) for each in taken]
             )
             self._after = taken[-1].idempotency_key
         return len(taken)

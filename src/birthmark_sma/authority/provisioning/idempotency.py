@@ -6,20 +6,20 @@ stored encrypted under the key-encryption key, each bound to its Idempotency-Key
 in the transaction that registers the device.
 """
 
-import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, replace
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from sqlalchemy import Connection
 
 from birthmark_sma.authority.access import store as access_key_store
 from birthmark_sma.authority.access.store import KeyScope
 from birthmark_sma.authority.devices import store as device_store
+from birthmark_sma.authority.idempotency import store as idempotency_store
+from birthmark_sma.authority.idempotency.sealing import decrypt, digest, storage_key
+from birthmark_sma.authority.idempotency.store import StoredResponse
 from birthmark_sma.authority.kek.wrapping import KeyEncryptionKey, KeyEncryptionKeys
-from birthmark_sma.authority.provisioning import idempotency_store
-from birthmark_sma.authority.provisioning.idempotency_store import StoredResponse
 from birthmark_sma.authority.provisioning.issuance import (
     IssuedDevice,
     Provisioned,
@@ -30,8 +30,6 @@ from birthmark_sma.errors import (
     IdempotencyKeyReusedError,
     KeyEncryptionKeyChangedError,
 )
-
-IDEMPOTENCY_PERIOD = timedelta(hours=24)
 
 
 class StoredResponses:
@@ -69,16 +67,16 @@ class StoredResponses:
         device = device_store.find_device(connection, request.device_serial)
         if device is None or device.provisioned_at <= since:
             return None
-        digest = request_digest(request)
+        wanted = request_digest(request)
         for found in idempotency_store.given_at(connection, device.provisioned_at):
             # Only the very same request gets here, so the number of lapsed keys needs no limit.
-            if found.request_digest == digest and any(
-                found.idempotency_key == _place_under(key_id, request.idempotency_key)
+            if found.request_digest == wanted and any(
+                found.idempotency_key == storage_key(key_id, request.idempotency_key)
                 for key_id in access_key_store.lapsed_since(
                     connection, KeyScope.PROVISION, since, now
                 )
             ):
-                return self._open(connection, found, digest)
+                return self._open(connection, found, wanted)
         return None
 
     def claim(
@@ -124,14 +122,10 @@ class StoredResponses:
         if keys:
             idempotency_store.release(transaction, keys)
 
-    def _open(self, connection: Connection, found: StoredResponse, digest: bytes) -> Provisioned:
-        if found.request_digest != digest:
+    def _open(self, connection: Connection, found: StoredResponse, asked: bytes) -> Provisioned:
+        if found.request_digest != asked:
             raise IdempotencyKeyReusedError
-        fields = json.loads(
-            self._keks.unwrap(
-                connection, found.sealed_response, found.kek_id, found.idempotency_key
-            )
-        )
+        fields = json.loads(decrypt(found, self._keks, connection))
         # Responses stored by an earlier version have this field. A repeat of a request that it
         # encrypted keys for is refused before it gets here.
         fields.pop("table_keys_jwe", None)
@@ -145,19 +139,6 @@ class StoredResponses:
         )
 
 
-def decrypt(answer: StoredResponse, keks: KeyEncryptionKeys, connection: Connection) -> bytes:
-    """Decrypt a stored response, as a check. Raises WrongSecretError if that fails."""
-    return keks.unwrap(connection, answer.sealed_response, answer.kek_id, answer.idempotency_key)
-
-
-def rewrap(
-    answer: StoredResponse, keks: KeyEncryptionKeys, connection: Connection
-) -> StoredResponse:
-    """Return the same stored response, encrypted under the newest key-encryption key."""
-    sealed = keks.newest.wrap(decrypt(answer, keks, connection), answer.idempotency_key)
-    return replace(answer, sealed_response=sealed, kek_id=keks.newest.kek_id)
-
-
 def request_digest(request: ProvisioningRequest) -> bytes:
     """Return the SHA-256 of a request, without Idempotency-Key, access key and actor: 32 bytes."""
     fields = asdict(
@@ -166,24 +147,17 @@ def request_digest(request: ProvisioningRequest) -> bytes:
     del fields["enrolled_with"]  # it is a part of the storage key instead
     del fields["actor"]  # another operator may repeat the request
     fields["nuc_hash"] = request.nuc_hash.hex() if request.nuc_hash else None  # JSON has no bytes
-    return _digest(json.dumps(fields, sort_keys=True))
+    return digest(json.dumps(fields, sort_keys=True))
 
 
 def idempotency_storage_key(request: ProvisioningRequest) -> bytes | None:
-    """Return the key of the stored response, 32 bytes, or None without an Idempotency-Key.
-
-    Each access key has its own Idempotency-Keys, so that no caller gets another's table keys.
-    """
+    """Return the key of the stored response, 32 bytes, or None without an Idempotency-Key."""
     if request.idempotency_key is None:
         return None
-    if request.enrolled_with is None:
-        return _digest(request.idempotency_key)
-    return _place_under(request.enrolled_with.key_id, request.idempotency_key)
-
-
-def _place_under(key_id: str, idempotency_key: str) -> bytes:
-    # The NUL byte separates both parts, so that no two pairs give the same text.
-    return _digest(f"{key_id}\0{idempotency_key}")
+    enrolled_with = request.enrolled_with
+    return storage_key(
+        None if enrolled_with is None else enrolled_with.key_id, request.idempotency_key
+    )
 
 
 def _sealed(candidate: IssuedDevice, key: bytes, kek: KeyEncryptionKey) -> StoredResponse:
@@ -195,7 +169,3 @@ def _sealed(candidate: IssuedDevice, key: bytes, kek: KeyEncryptionKey) -> Store
         kek_id=kek.kek_id,
         created_at=candidate.device.provisioned_at,
     )
-
-
-def _digest(text: str) -> bytes:
-    return hashlib.sha256(text.encode()).digest()

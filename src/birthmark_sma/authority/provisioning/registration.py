@@ -15,10 +15,11 @@ from birthmark_sma.authority.ca import store as ca_store
 from birthmark_sma.authority.devices import store as device_store
 from birthmark_sma.authority.devices import uniqueness
 from birthmark_sma.authority.devices.store import Device
+from birthmark_sma.authority.idempotency import store as idempotency_store
+from birthmark_sma.authority.idempotency.sealing import IDEMPOTENCY_PERIOD
 from birthmark_sma.authority.key_tables import device_keys
-from birthmark_sma.authority.provisioning import enrolment, idempotency_store, re_enrolment
+from birthmark_sma.authority.provisioning import enrolment, re_enrolment
 from birthmark_sma.authority.provisioning.idempotency import (
-    IDEMPOTENCY_PERIOD,
     StoredResponses,
     idempotency_storage_key,
 )

@@ -25,8 +25,9 @@ from typing import Any, NamedTuple, TypeVar
 from sqlalchemy import Connection
 
 from birthmark_sma.authority.devices.store import Device
+from birthmark_sma.authority.idempotency.sealing import IDEMPOTENCY_PERIOD
 from birthmark_sma.authority.provisioning import enrolment, re_enrolment
-from birthmark_sma.authority.provisioning.idempotency import IDEMPOTENCY_PERIOD, StoredResponses
+from birthmark_sma.authority.provisioning.idempotency import StoredResponses
 from birthmark_sma.authority.provisioning.issuance import (
     CheckedRequest,
     DeviceIssuer,

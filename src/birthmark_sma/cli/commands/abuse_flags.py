@@ -4,7 +4,6 @@
 `authority/background/abuse_detection.py`.
 """
 
-from dataclasses import asdict
 from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -73,6 +72,7 @@ def reviewed(
     day: Annotated[
         datetime | None, Option(formats=["%Y-%m-%d"], help="Only the flag of this day (UTC).")
     ] = None,
+    as_json: Json = False,
 ) -> None:
     """Mark a device's flags as reviewed.
 
@@ -87,6 +87,10 @@ def reviewed(
         )
         with database.read() as connection:
             found = find_devices_named(connection, device_serial)
+    if as_json:
+        serial = found[0].device_serial if len(found) == 1 else device_serial
+        print_json({"device_serial": serial, "reviewed": number})
+        return
     print_line(f"{counted(number, 'flag')} of {device_serial} marked as reviewed.")
     if found and found[0].status.value == "suspended":
         serial = found[0].device_serial
@@ -139,11 +143,9 @@ def _print_flags(found: "list[ShownFlag]") -> None:
 
 
 def _as_json(total: int, found: "list[ShownFlag]", checked: "AbuseScan | None") -> dict[str, Any]:
-    listed = [
-        asdict(each.flag) | {"device_family": each.device_family, "status": each.status}
-        for each in found
-    ]
-    value: dict[str, Any] = {"total": total, "flags": listed}
+    from birthmark_sma.authority.representations.devices import flag_as_json
+
+    value: dict[str, Any] = {"total": total, "flags": [flag_as_json(each) for each in found]}
     if checked is not None:
         value["newly_flagged"] = checked.flagged
         value["newly_suspended"] = checked.suspended

@@ -16,7 +16,6 @@ from birthmark_sma.cli.commands.keys import one_of
 from birthmark_sma.cli.opening import existing_database
 from birthmark_sma.cli.options import Json, command
 from birthmark_sma.cli.output import (
-    as_json_text,
     print_fields,
     print_json,
     print_line,
@@ -98,7 +97,8 @@ def list_(
     shown = found[:limit]
     following = shown[-1].id if len(found) > limit else None
     if as_json:
-        print_json({"acts": [asdict(each) for each in shown], "next": following})
+        cursor = None if following is None else str(following)
+        print_json({"acts": [asdict(each) for each in shown], "next_cursor": cursor})
         return
     if not shown:
         print_line("There is no such act.")
@@ -171,6 +171,7 @@ def export(
     Each act is a line. If it has several subjects, a line for each of them follows, with `act_id`.
     """
     from birthmark_sma.authority.acts import search
+    from birthmark_sma.authority.representations.json_text import as_json_text
     from birthmark_sma.runtime.secret_files import new_private_file
 
     wanted = options.filter()

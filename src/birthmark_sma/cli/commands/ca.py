@@ -28,7 +28,8 @@ app = typer.Typer(no_args_is_help=True, help="Show, export and replace the CAs."
 def show(settings: "Settings", as_json: Json = False) -> None:
     """Show the active intermediate and its root: names, validity and fingerprints."""
     from birthmark_sma.authority.ca.store import load_certificates
-    from birthmark_sma.cli.descriptions import certificate_as_fields, certificate_as_json
+    from birthmark_sma.authority.representations.certificates import certificate_as_json
+    from birthmark_sma.cli.descriptions import certificate_as_fields
 
     with existing_database(settings) as database:
         stored = load_certificates(database)
@@ -50,27 +51,15 @@ def list_all(settings: "Settings", as_json: Json = False) -> None:
     """
     from birthmark_sma.authority.ca import store as ca_store
     from birthmark_sma.authority.ca.issuers import OpenCa
-    from birthmark_sma.cli.descriptions import certificate_as_json
+    from birthmark_sma.authority.representations.certificates import ca_as_json
 
     with existing_database(settings) as database, database.read() as connection:
         cas = [OpenCa(each, each.load()) for each in ca_store.list_cas(connection)]
         devices = ca_store.count_devices_under(connection)
         now = database.clock.now()
     if as_json:
-        print_json(
-            [
-                {
-                    "name": ca.name,
-                    "role": ca.stored.role.value,
-                    "state": ca.state_at(now).value,
-                    "state_changed_at": ca.stored.state_changed_at,
-                    "signed_by": ca.stored.issuer,
-                    "devices": devices.get(ca.name, 0),
-                    **certificate_as_json(ca.certificate),
-                }
-                for ca in cas
-            ]
-        )
+        listed = [ca_as_json(ca, devices, now) for ca in cas]
+        print_json({"issuers": listed, "next_cursor": None})
         return
     print_table(
         ("name", "state", "signed by", "ends", "devices", "common name"),

@@ -221,40 +221,20 @@ def _report(result: "ActResult", change: "StatusChange", *, done: bool, as_json:
     JSON is printed before the error as well, because it lists all devices that prevent the act.
     """
     if as_json:
-        print_json(_as_json(result, change, done=done))
+        from birthmark_sma.authority.representations.devices import act_as_json
+
+        print_json(act_as_json(result, change, done=done))
     result.check(change)
     if not as_json:
         (_print_done if done else _print_preview)(result, change)
 
 
-def _as_json(result: "ActResult", change: "StatusChange", *, done: bool) -> dict[str, object]:
-    return {
-        "act": change.act.value,
-        "done": done,
-        "reason": change.reason,
-        "compromised_since": change.invalid_since,
-        "actor": change.actor.name,
-        "changed": [each.device_serial for each in result.changed],
-        "unchanged": [each.device_serial for each in result.unchanged],
-        "refused": [each.device_serial for each in result.refused],
-        "unknown": result.unknown,
-        "counts": [
-            {"device_family": family, "status": status, "devices": number}
-            for (family, status), number in _count(result)
-        ],
-    }
-
-
-def _count(result: "ActResult") -> list[tuple[tuple[str, str], int]]:
-    """Return the numbers of devices to change, by family and status before the act."""
-    return sorted(
-        Counter((each.device_family, each.status.value) for each in result.changed).items()
-    )
-
-
 def _print_preview(result: "ActResult", change: "StatusChange") -> None:
     if result.changed:
-        rows = [[family, status, f"{number:,}"] for (family, status), number in _count(result)]
+        from birthmark_sma.authority.representations.devices import count_changed
+
+        counts = count_changed(result)
+        rows = [[family, status, f"{number:,}"] for (family, status), number in counts]
         print_table(["FAMILY", "STATUS", "DEVICES"], rows, numbers=["DEVICES"])
         some = [each.device_serial for each in result.changed[:_SHOWN]]
         more = len(result.changed) - len(some)

@@ -47,16 +47,19 @@ def list_(
 ) -> None:
     """List devices, sorted by serial or, with --expiring-within, by the end of the certificate."""
     from birthmark_sma.authority.devices import store as device_store
-    from birthmark_sma.cli.descriptions import device_as_json
+    from birthmark_sma.authority.representations.devices import device_as_json
 
     with existing_database(settings) as database, database.read() as connection:
         if expiring_within is not None:
             list_expiring(connection, expiring_within, limit=limit, after=after, as_json=as_json)
             return
-        found = device_store.list_devices(connection, limit=limit, after=after)
+        # One more than a page, to know whether there is a next page.
+        found = device_store.list_devices(connection, limit=limit + 1, after=after)
         total = device_store.count_devices(connection)
     if as_json:
-        print_json({"total": total, "devices": [device_as_json(device) for device in found]})
+        listed = [device_as_json(device) for device in found[:limit]]
+        following = found[limit - 1].device_serial if len(found) > limit else None
+        print_json({"total": total, "devices": listed, "next_cursor": following})
         return
     if not found:
         print_line(
@@ -64,7 +67,7 @@ def list_(
         )
         return
     rows = []
-    for each in found:
+    for each in found[:limit]:
         tables = " ".join(map(str, each.table_assignments))
         at = f"{each.provisioned_at:%Y-%m-%d %H:%M:%S}"
         ends = "-"
@@ -72,8 +75,9 @@ def list_(
             ends = f"{each.certificate_expires_at:%Y-%m-%d}"
         rows.append([each.device_serial, each.device_family, each.status.value, tables, at, ends])
     print_table(["DEVICE", "FAMILY", "STATUS", "TABLES", "PROVISIONED (UTC)", "EXPIRES"], rows)
-    if len(found) == limit and total > limit:
-        print_line(f"\n{total:,} in all. For the next page: --after '{found[-1].device_serial}'")
+    if len(found) > limit:
+        last = found[limit - 1].device_serial
+        print_line(f"\n{total:,} in all. For the next page: --after '{last}'")
 
 
 @command(app, "devices show")
@@ -91,12 +95,8 @@ def show(
     """Show one device: status, tables and certificates, but no secret."""
     from birthmark_sma.authority.devices import certificates_store, re_enrolments
     from birthmark_sma.authority.devices.revocation import find_by_serial_or_certificate
-    from birthmark_sma.cli.descriptions import (
-        device_as_fields,
-        device_as_json,
-        earlier_as_fields,
-        earlier_as_json,
-    )
+    from birthmark_sma.authority.representations.devices import whole_device_as_json
+    from birthmark_sma.cli.descriptions import device_as_fields, earlier_as_fields
     from birthmark_sma.storage.portable_sql import database_time
 
     with existing_database(settings) as database, database.read() as connection:
@@ -106,10 +106,6 @@ def show(
         permission = re_enrolments.find(connection, device.device_serial, now)
     until = None if permission is None else permission.allowed_until
     if as_json:
-        more = {
-            "re_enrolment_allowed_until": until,
-            "earlier_certificates": earlier_as_json(earlier),
-        }
-        print_json(device_as_json(device) | more)
+        print_json(whole_device_as_json(device, until, earlier))
     else:
         print_fields(device_as_fields(device) + earlier_as_fields(earlier, until))

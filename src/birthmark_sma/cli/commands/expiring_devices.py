@@ -39,7 +39,7 @@ def list_expiring(
     shown = found[:limit]
     following = _place(shown[-1]) if len(found) > limit else None
     if as_json:
-        print_json({"devices": [each._asdict() for each in shown], "next": following})
+        print_json({"devices": [each._asdict() for each in shown], "next_cursor": following})
         return
     if not shown:
         print_line(f"No certificate of a device ends within {within}.")

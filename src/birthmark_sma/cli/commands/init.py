@@ -148,7 +148,7 @@ def _strengthen_root_key(settings: "Settings") -> None:
 
 
 def _as_json(settings: "Settings", held: "Ceremony | None") -> dict[str, Any]:
-    from birthmark_sma.cli.descriptions import certificate_as_json
+    from birthmark_sma.authority.representations.certificates import certificate_as_json
 
     if held is None:
         return {"created": False}

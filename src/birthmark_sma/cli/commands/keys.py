@@ -149,13 +149,15 @@ def list_(
 ) -> None:
     """List access keys. Secrets cannot be shown, because they are not stored."""
     from birthmark_sma.authority.access import store as access_key_store
+    from birthmark_sma.authority.representations.access_keys import access_key_as_json
 
     with existing_database(settings) as database, database.read() as connection:
         now = database.clock.now()
         every = access_key_store.all_keys(connection)
     found = [key for key in every if everything or key.is_good(now)]
     if as_json:
-        print_json([_as_json(key, now) for key in found])
+        listed = [access_key_as_json(key, now) for key in found]
+        print_json({"keys": listed, "next_cursor": None})
     elif found:
         rows = []
         for key in found:
@@ -172,11 +174,12 @@ def list_(
 def revoke(settings: "Settings", key: NameOrId, as_json: Json = False) -> None:
     """Revoke an access key for ever."""
     from birthmark_sma.authority.access.keys import revoke_key
+    from birthmark_sma.authority.representations.access_keys import revoked_key_as_json
 
     with existing_database(settings) as database:
         revoked = revoke_key(database, key, find_actor())
     if as_json:
-        print_json({"name": revoked.name, "id": revoked.key_id, "state": "revoked"})
+        print_json(revoked_key_as_json(revoked))
     else:
         print_line(
             f"{revoked.name} ({revoked.key_id}) is revoked, on every server within a second."
@@ -205,10 +208,11 @@ def rotate(
 
 
 def _print_issued(issued: "IssuedKey", *, as_json: bool) -> None:
+    from birthmark_sma.authority.representations.access_keys import issued_key_as_json
+
     key = issued.key
-    now = datetime.now(UTC)
     if as_json:
-        print_json(_as_json(key, now) | {"key": issued.secret})
+        print_json(issued_key_as_json(issued, datetime.now(UTC)))
         return
     fields = [
         ("name", key.name),
@@ -225,21 +229,6 @@ def _print_issued(issued: "IssuedKey", *, as_json: bool) -> None:
             "\nCopy the key now. It is not stored, and will not be shown again. Callers send it as"
         )
         print_stderr(f"  Authorization: Bearer {issued.secret[:15]}...")
-
-
-def _as_json(key: "AccessKey", now: datetime) -> dict[str, Any]:
-    about = ("device_family", "uses", "uses_allowed", "may_re_enrol", "disclosure", "rate_limit")
-    times = ("created_at", "expires_at", "revoked_at", "last_used_at")
-    return {
-        "name": key.name,
-        "id": key.key_id,
-        "scope": key.scope.value,
-        "state": key.state_at(now),
-        **{name: getattr(key, name) for name in about},
-        "certificate_sha256": key.certificate_fingerprint and key.certificate_fingerprint.hex(),
-        "certificate_issuer": key.certificate_issuer,
-        **{name: getattr(key, name) for name in times},
-    }
 
 
 def _limits(key: "AccessKey") -> list[str]:

@@ -16,7 +16,6 @@ from birthmark_sma.cli.options import Json
 from birthmark_sma.cli.output import print_json, print_line
 
 if TYPE_CHECKING:
-    from birthmark_sma.authority.devices.re_enrolments import ReEnrolment
     from birthmark_sma.config import Settings
 
 _LONGEST = timedelta(days=90)
@@ -38,6 +37,7 @@ def re_enrol(
     before.
     """
     from birthmark_sma.authority.devices import re_enrolments
+    from birthmark_sma.authority.representations.devices import permission_as_json
 
     if cancel:
         with existing_database(settings) as database:
@@ -64,13 +64,3 @@ def re_enrol(
         " certificate stays valid; then it is revoked as superseded."
     )
     print_line(f"To undo: sma devices re-enrol '{permission.device_serial}' --cancel")
-
-
-def permission_as_json(permission: "ReEnrolment") -> dict[str, object]:
-    """Return a permission for JSON output."""
-    return {
-        "device_serial": permission.device_serial,
-        "allowed_until": permission.allowed_until,
-        "actor": permission.actor,
-        "opened_at": permission.opened_at,
-    }

@@ -230,7 +230,8 @@ def _print_facts(
     as_json: bool,
 ) -> None:
     from birthmark_sma import __version__
-    from birthmark_sma.cli.descriptions import certificate_as_fields, fingerprint
+    from birthmark_sma.authority.representations.certificates import fingerprint
+    from birthmark_sma.cli.descriptions import certificate_as_fields
 
     if as_json:
         print_json(

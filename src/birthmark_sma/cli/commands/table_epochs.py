@@ -111,6 +111,7 @@ def list_(
                 "total": len(states),
                 "open_overlaps": len(overlaps),
                 "tables": [asdict(each) for each in shown],
+                "next_cursor": str(shown[-1].table_id) if len(matching) > limit else None,
             }
         )
         return

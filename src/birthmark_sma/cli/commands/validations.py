@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from birthmark_sma.authority.validation.audit_search import AuditEntry
     from birthmark_sma.authority.validation.validation_details import ValidationDetails
     from birthmark_sma.config import Settings
-    from birthmark_sma.storage.engine import Database
 
 app = typer.Typer(
     no_args_is_help=True, help="Search the audit log, and tell why a camera token failed."
@@ -69,18 +68,22 @@ def list_(
     as_json: Json = False,
 ) -> None:
     """List validated camera tokens, the newest first. Several criteria are combined."""
+    from birthmark_sma.authority.devices.revocation import find_serial
+    from birthmark_sma.authority.representations.validations import page_as_json
     from birthmark_sma.authority.validation.audit_search import AuditFilter, search_whole
 
     digests = _digests_of(token_digest, camera_token)
     place = _parse_place(before)
     with existing_database(settings) as database, waiting("Searching"):
         now = database.clock.now()
+        with database.read() as connection:
+            serial = None if device is None else find_serial(connection, device)
         for digest in digests:
             wanted = AuditFilter(
                 result=result,
                 reason=reason,
                 repeat=repeat,
-                device_serial=_find_serial(database, device),
+                device_serial=serial,
                 table_id=table,
                 caller=caller,
                 since=_parse_time(since, "--since", now),
@@ -92,8 +95,7 @@ def list_(
             if page.rows:
                 break
     if as_json:
-        older = None if page.older is None else str(page.older)
-        print_json({"validations": [entry_as_json(each) for each in page.rows], "older": older})
+        print_json(page_as_json(page))
         return
     if not page.rows:
         print_line("No validation is like that.")
@@ -120,6 +122,7 @@ def show(
     Several requests may have one id, if a caller sent it more than once. The exit code is 5 if
     nothing is found.
     """
+    from birthmark_sma.authority.representations.validations import details_as_json
     from birthmark_sma.authority.validation.validation_details import find_request, name_callers
 
     with existing_database(settings) as database, waiting("Searching"):
@@ -127,7 +130,7 @@ def show(
         with database.read() as connection:
             names = name_callers(connection, found)
     if as_json:
-        listed = [_details_as_json(each) for each in found]
+        listed = [details_as_json(each) for each in found]
         print_json({"request_id": request_id, "validations": listed})
     elif len(found) == 1:
         _print_one(found[0], names)
@@ -202,23 +205,6 @@ def _row(entry: "AuditEntry") -> list[str]:
     ]
 
 
-def entry_as_json(entry: "AuditEntry") -> dict[str, Any]:
-    """Return a row of the audit log for JSON output."""
-    digest = entry.token_digest
-    return entry._asdict() | {"token_digest": None if digest is None else digest.hex()}
-
-
-def _details_as_json(found: "ValidationDetails") -> dict[str, Any]:
-    story = found.story
-    return entry_as_json(found.entry) | {
-        "meaning": found.reason.meaning,
-        "advice": found.reason.advice,
-        "first_seen_at": None if story is None else story.first_seen_at,
-        "first_caller": None if story is None else story.first_caller,
-        "seen_again": [] if story is None else [each._asdict() for each in story.resubmissions],
-    }
-
-
 def _caller(entry: "AuditEntry", names: dict[str, str]) -> str:
     address = entry.request_ip or "this machine"
     if entry.caller is None:
@@ -255,19 +241,6 @@ def _digests_of(text: str | None, file: Path | None) -> "Sequence[bytes | None]"
     if len(text) != _DIGEST_HEX or len(digest) != _DIGEST_HEX // 2:
         raise typer.BadParameter("A token digest has 32 hex digits.", param_hint="--token-digest")
     return [digest]
-
-
-def _find_serial(database: "Database", name: str | None) -> str | None:
-    """Return the serial of a device, or the name itself if no such device is registered now."""
-    from birthmark_sma.authority.devices.revocation import find_named
-    from birthmark_sma.authority.devices.store import find_devices_named
-
-    if name is None:
-        return None
-    with database.read() as connection:
-        if not find_devices_named(connection, name):
-            return name
-        return find_named(connection, name).device_serial
 
 
 def _parse_place(text: str | None) -> Any:

@@ -120,8 +120,8 @@ idempotent_responses = Table(
     Column("kek_id", ForeignKey(key_encryption_keys.c.kek_id), nullable=False),
     Column("created_at", UtcDateTime, nullable=False),
 )
-"""Responses to provisioning requests with an Idempotency-Key, kept for 24 hours. The key and the
-request are stored only as digests, the response only encrypted."""
+"""Responses to requests with an Idempotency-Key, of provisioning and the administration API, kept
+for 24 hours. The key and the request are stored only as digests, the response only encrypted."""
 Index("idempotent_responses_created_at_idx", idempotent_responses.c.created_at)
 
 device_family_counters = Table(

@@ -30,6 +30,14 @@ from birthmark_sma.web.api import (
     validate_batch,
     validate_published,
 )
+from birthmark_sma.web.api.administration import (
+    access_keys,
+    device_acts,
+    devices,
+    flags,
+    inventory,
+    trails,
+)
 from birthmark_sma.web.api.pki import files, ocsp
 from birthmark_sma.web.api.renewal import endpoints as renewal
 from birthmark_sma.web.dashboard import routes as dashboard_routes
@@ -45,9 +53,10 @@ if TYPE_CHECKING:
     from birthmark_sma.web.middleware.tracing import Tracing
 
 _THREADS = 2
-"""The number of threads in each of three pools for database queries: slow ones (statistics, pages,
-exports), quick ones (sessions, CRLs, OCSP) and probes. With one pool, a caller that requests
-statistics all the time would block the others and make a healthy server fail its probes."""
+"""The number of threads in each of four pools for database queries: slow ones (statistics, pages,
+exports), administrative acts, quick ones (sessions, CRLs, OCSP) and probes. With one pool, a caller
+that requests statistics all the time would block the others and make a healthy server fail its
+probes."""
 _MOST_WAITING = 100
 """The most queries that may wait in a pool. Further ones are refused with 503."""
 _YOUNG_OBJECTS = 20_000
@@ -62,6 +71,12 @@ _API = (
     validate_published.router,
     provision.router,
     renewal.router,
+    devices.router,
+    device_acts.router,
+    access_keys.router,
+    flags.router,
+    trails.router,
+    inventory.router,
     health.router,
     files.router,
     ocsp.router,
@@ -71,6 +86,7 @@ _ROUTERS = (*_API, *dashboard_routes.ROUTERS, _front)
 _TAGS = [
     {"name": "validate", "description": "For aggregation servers."},
     {"name": "provision", "description": "For cameras, once in their life."},
+    {"name": "administer", "description": "For people and programs that operate the authority."},
     {"name": "operate", "description": "For operators, probes and verifiers."},
 ]
 
@@ -143,6 +159,7 @@ async def _serving(
         authority.validator.watch(tracing.note_batch)
     with (
         _pool("slow", _THREADS) as slow,
+        _pool("act", _THREADS) as acts,
         _pool("asker", _THREADS) as quick,
         _pool("prober", _THREADS) as probes,
         _pool("scraper", 1) as scraper,
@@ -153,6 +170,7 @@ async def _serving(
             metrics=metrics,
             metrics_text=prometheus.make_metrics_cache(authority, metrics, scraper),
             slow=slow,
+            acts=acts,
             quick=quick,
             probes=probes,
             deadlines=Deadlines(),

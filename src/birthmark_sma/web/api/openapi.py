@@ -18,18 +18,18 @@ from starlette.routing import BaseRoute
 
 from birthmark_sma.authority.access.store import KeyScope
 from birthmark_sma.web.api import examples
+from birthmark_sma.web.api.administration.requests import REQUESTS as ADMINISTRATION
 from birthmark_sma.web.api.models.provisioning import ProvisionRequest
 from birthmark_sma.web.api.models.published import LegacyValidateRequest, PublishedValidateRequest
 from birthmark_sma.web.api.models.validation import ValidateBatchRequest, ValidateNucRequest
 from birthmark_sma.web.api.renewal.models import RenewRequest
 from birthmark_sma.web.problem_documents import MEDIA_TYPE
+from birthmark_sma.web.problem_lookup import find_by_slug, find_example
 from birthmark_sma.web.problems import (
     InvalidRequestProblem,
     Problem,
     ProblemDocument,
     UnknownAddressProblem,
-    find_by_slug,
-    find_example,
 )
 from birthmark_sma.web.routes import ANYONE, ROUTES
 
@@ -90,6 +90,7 @@ _SELF_PARSED = (
     LegacyValidateRequest,
     ProvisionRequest,
     RenewRequest,
+    *ADMINISTRATION,
 )
 _PROBLEMS = (ProblemDocument, InvalidRequestProblem, UnknownAddressProblem)
 _REFERENCE = "#/components/schemas/{model}"
@@ -152,17 +153,17 @@ def _restore_examples(made: dict[str, Any], routes: Sequence[BaseRoute]) -> None
                     told |= {k: v for k, v in content.items() if k in {"example", "examples"}}
 
 
-def problems(instance: str, *statuses: int, slug: str | None = None) -> dict[int | str, Any]:
+def problems(instance: str, *statuses: int | str) -> dict[int | str, Any]:
     """Return the OpenAPI responses for the problem documents of a path.
 
     `instance` is the path, and `statuses` are those that its endpoint raises. Statuses that every
-    path has are added. `slug` names one more problem, which takes the place of its status's usual
+    path has are added. A text is the slug of a problem, which takes the place of its status's usual
     example.
     """
     of_the_door = () if ROUTES[instance].scopes is ANYONE else _WITH_A_KEY
-    rows = [find_example(status) for status in sorted({*statuses, *_ANYWHERE, *of_the_door})]
-    if slug is not None:
-        rows.append(find_by_slug(slug))
+    usual = {status for status in statuses if isinstance(status, int)}
+    rows = [find_example(status) for status in sorted({*usual, *_ANYWHERE, *of_the_door})]
+    rows += [find_by_slug(slug) for slug in statuses if isinstance(slug, str)]
     return {row.status: _describe(row, instance) for row in rows}
 
 

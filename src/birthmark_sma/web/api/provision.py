@@ -13,14 +13,17 @@ from starlette.responses import Response
 from birthmark_sma.errors import DatabaseUnavailableError
 from birthmark_sma.web.api import examples, openapi
 from birthmark_sma.web.api.models.provisioning import ProvisionRequest, ProvisionResponse
-from birthmark_sma.web.middleware.request_body import parse, read_json
-from birthmark_sma.web.problems import FieldError, InvalidRequestError
+from birthmark_sma.web.middleware.request_body import (
+    IDEMPOTENCY_HEADER,
+    IDEMPOTENCY_PARAMETER,
+    parse,
+    read_idempotency_key,
+    read_json,
+)
 from birthmark_sma.web.routes import PROVISION
 from birthmark_sma.web.server_state import ApiRequest
 
 PATH = PROVISION.path
-IDEMPOTENCY_HEADER = "Idempotency-Key"
-MAX_IDEMPOTENCY_KEY_CHARACTERS = 255
 _PROVISIONING_SECONDS = 60  # from the whole body to the commit; then 503
 
 router = APIRouter(tags=["provision"])
@@ -48,25 +51,12 @@ router = APIRouter(tags=["provision"])
     },
     openapi_extra={
         "requestBody": openapi.request_body(ProvisionRequest),
-        "parameters": [
-            {
-                "name": IDEMPOTENCY_HEADER,
-                "in": "header",
-                "required": False,
-                "description": "1 to 255 visible ASCII characters, new for every new request",
-                "schema": {
-                    "type": "string",
-                    "minLength": 1,
-                    "maxLength": MAX_IDEMPOTENCY_KEY_CHARACTERS,
-                    "pattern": "^[!-~]+$",
-                },
-            }
-        ],
+        "parameters": [IDEMPOTENCY_PARAMETER],
     },
 )
 async def provision_device(request: ApiRequest) -> Response:
     """Provision a device. Raises DatabaseUnavailableError after 60 seconds."""
-    idempotency_key = _idempotency_key(request)
+    idempotency_key = read_idempotency_key(request.headers)
     authority, caller = request.server.authority, request.context.known_caller
     who = caller.partition
     # Before the body is read: what is refused must cost little.
@@ -83,23 +73,3 @@ async def provision_device(request: ApiRequest) -> Response:
     # "no-store": the response has the device's secrets.
     answer = ProvisionResponse.of(provisioned)
     return JSONResponse(answer.model_dump(exclude_none=True), headers={"Cache-Control": "no-store"})
-
-
-def _idempotency_key(request: ApiRequest) -> str | None:
-    """Return the Idempotency-Key, or None without one. Raises InvalidRequestError."""
-    keys = request.headers.getlist(IDEMPOTENCY_HEADER)
-    if not keys:
-        return None
-    key = keys[0]
-    visible = all("!" <= character <= "~" for character in key)
-    if len(keys) > 1 or not 1 <= len(key) <= MAX_IDEMPOTENCY_KEY_CHARACTERS or not visible:
-        raise InvalidRequestError(
-            [
-                FieldError(
-                    field=IDEMPOTENCY_HEADER,
-                    detail="it must occur once and"
-                    f" have 1 to {MAX_IDEMPOTENCY_KEY_CHARACTERS} visible ASCII characters",
-                )
-            ]
-        )
-    return key

@@ -52,7 +52,7 @@ router = APIRouter(tags=["validate"])
     " time; the same caller may do so unless this authority refuses repeats (409).",
     responses={
         **openapi.success(ValidateNucResponse, "A verdict", PASS=examples.PASS, FAIL=examples.FAIL),
-        **openapi.problems(PATH, 400, 408, 413, 415, 422, 429, 500, 503, slug=ALREADY_SUBMITTED),
+        **openapi.problems(PATH, 400, 408, 413, 415, 422, 429, 500, 503, ALREADY_SUBMITTED),
     },
     openapi_extra={"requestBody": openapi.request_body(ValidateNucRequest)},
 )

@@ -46,7 +46,7 @@ def _published_responses(path: str) -> dict[int | str, dict[str, Any]]:
             valid=examples.PUBLISHED_VALID,
             invalid=examples.PUBLISHED_NOT_VALID,
         ),
-        **openapi.problems(path, 408, 413, 415, 422, 429, 500, 503, slug=ALREADY_SUBMITTED),
+        **openapi.problems(path, 408, 413, 415, 422, 429, 500, 503, ALREADY_SUBMITTED),
     }
 
 

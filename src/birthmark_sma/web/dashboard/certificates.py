@@ -17,9 +17,9 @@ from birthmark_sma.authority.ca.issuers import OpenCa
 from birthmark_sma.authority.devices import store as device_store
 from birthmark_sma.errors import CrlNotPublishedError
 from birthmark_sma.web.dashboard.certificate_view import CertificateView
-from birthmark_sma.web.dashboard.query_params import parse_name, refused
 from birthmark_sma.web.dashboard.rendering import render_page
 from birthmark_sma.web.middleware.timeouts import run_with_timeout
+from birthmark_sma.web.query_params import parse_name, refused
 from birthmark_sma.web.server_state import ApiRequest
 
 DOWNLOAD = "/dashboard/certificates/download"

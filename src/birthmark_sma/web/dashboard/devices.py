@@ -33,15 +33,15 @@ from birthmark_sma.authority.validation import audit_search
 from birthmark_sma.authority.validation.audit_search import AuditFilter
 from birthmark_sma.protocol.verdict import DeviceStatus
 from birthmark_sma.web.dashboard.certificate_view import CertificateView
-from birthmark_sma.web.dashboard.query_params import (
+from birthmark_sma.web.dashboard.rendering import render_page
+from birthmark_sma.web.middleware.timeouts import run_with_timeout
+from birthmark_sma.web.query_params import (
     link,
     parse_choice,
     parse_name,
     parse_text,
     refused,
 )
-from birthmark_sma.web.dashboard.rendering import render_page
-from birthmark_sma.web.middleware.timeouts import run_with_timeout
 from birthmark_sma.web.server_state import ApiRequest
 
 LIST = "/dashboard/devices"

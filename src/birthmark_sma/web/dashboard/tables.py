@@ -17,8 +17,8 @@ from birthmark_sma.authority.key_tables import usage_store
 from birthmark_sma.authority.key_tables.epochs import list_states
 from birthmark_sma.authority.key_tables.usage_store import TableFigures
 from birthmark_sma.counts import counted
-from birthmark_sma.web.dashboard.query_params import parse_choice, parse_number
 from birthmark_sma.web.dashboard.rendering import render_page
+from birthmark_sma.web.query_params import parse_choice, parse_number
 from birthmark_sma.web.server_state import ApiRequest
 
 _MOST_CELLS = 10_000

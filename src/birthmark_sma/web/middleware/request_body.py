@@ -1,5 +1,6 @@
 """Read the body of a request with a limit of its size, and parse it strictly as JSON.
 
+It also reads the Idempotency-Key, which says whether the body was sent before.
 The endpoints that take JSON call these functions. `web.transport.protocol` limits the time
 in which a body must arrive. No error message repeats a value of the body.
 """
@@ -9,6 +10,7 @@ from typing import Any, TypeVar
 
 import jiter
 from pydantic import BaseModel, ValidationError
+from starlette.datastructures import Headers
 from starlette.types import Receive
 
 from birthmark_sma.web.problems import MOST_ERRORS, FieldError, InvalidRequestError, RequestError
@@ -19,6 +21,23 @@ Model = TypeVar("Model", bound=BaseModel)
 MOST_VALUES = 1_000
 """The most values in a body, as `count_values` counts them. A camera token has 4. The PEM text of
 a certification request adds none."""
+
+IDEMPOTENCY_HEADER = "Idempotency-Key"
+_MAX_KEY_CHARACTERS = 255
+
+IDEMPOTENCY_PARAMETER: dict[str, Any] = {
+    "name": IDEMPOTENCY_HEADER,
+    "in": "header",
+    "required": False,
+    "description": "1 to 255 visible ASCII characters, new for every new request",
+    "schema": {
+        "type": "string",
+        "minLength": 1,
+        "maxLength": _MAX_KEY_CHARACTERS,
+        "pattern": "^[!-~]+$",
+    },
+}
+"""The description of the field in the OpenAPI document."""
 
 _JSON = "application/json"
 _JSON_BYTES = _JSON.encode()
@@ -184,3 +203,23 @@ def _json_fault(error: ValueError) -> str:
 
 def _too_large(limit: int) -> RequestError:
     return RequestError("body-too-large", f"A body here has at most {limit} bytes.")
+
+
+def read_idempotency_key(headers: Headers) -> str | None:
+    """Return the Idempotency-Key, or None without one. Raises InvalidRequestError."""
+    keys = headers.getlist(IDEMPOTENCY_HEADER)
+    if not keys:
+        return None
+    key = keys[0]
+    visible = all("!" <= character <= "~" for character in key)
+    if len(keys) > 1 or not 1 <= len(key) <= _MAX_KEY_CHARACTERS or not visible:
+        raise InvalidRequestError(
+            [
+                FieldError(
+                    field=IDEMPOTENCY_HEADER,
+                    detail="it must occur once and"
+                    f" have 1 to {_MAX_KEY_CHARACTERS} visible ASCII characters",
+                )
+            ]
+        )
+    return key

@@ -22,8 +22,8 @@ from starlette.types import Scope
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from birthmark_sma.web import problems
-from birthmark_sma.web.problems import HEAD_BYTES, LINE_BYTES, MAX_FIELDS, Problem
+from birthmark_sma.web import problem_lookup
+from birthmark_sma.web.problems import Problem
 from birthmark_sma.web.request_context import CONTEXT, RequestContext
 from birthmark_sma.web.routes import LIVE, READY
 from birthmark_sma.web.transport.head_texts import head_without_upgrade, problem_bytes
@@ -130,8 +130,8 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         HttpToolsProtocol.data_received(self, data)
         self._fed = None
         # The parser's callbacks see complete fields only. This limits a field that never ends.
-        if self._pending_bytes > HEAD_BYTES:
-            self._refuse(problems.HEAD_TOO_LARGE)
+        if self._pending_bytes > problem_lookup.HEAD_BYTES:
+            self._refuse(problem_lookup.HEAD_TOO_LARGE)
 
     def eof_received(self) -> bool | None:  # type: ignore[override]
         """Keep our sending side open (return true) if a complete request has no response yet.
@@ -235,8 +235,8 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         if not self._field_bytes:
             self._field_bytes = len(self.parser.get_method()) + _LINE_OVERHEAD
         self._field_bytes += len(url)
-        if self._field_bytes > LINE_BYTES:
-            self._refuse(problems.TARGET_TOO_LONG)
+        if self._field_bytes > problem_lookup.LINE_BYTES:
+            self._refuse(problem_lookup.TARGET_TOO_LONG)
         else:
             HttpToolsProtocol.on_url(self, url)
 
@@ -246,12 +246,12 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         Trailer fields, which uvicorn stores, could contradict the head that was authenticated.
         """
         self._field_bytes += len(name) + len(value) + _FIELD_OVERHEAD
-        if self._field_bytes > HEAD_BYTES - _ENDS_OF_LINES:
-            self._refuse(problems.HEAD_TOO_LARGE)
+        if self._field_bytes > problem_lookup.HEAD_BYTES - _ENDS_OF_LINES:
+            self._refuse(problem_lookup.HEAD_TOO_LARGE)
         elif self._head_is_whole:
             return
-        elif len(self.headers) >= MAX_FIELDS:
-            self._refuse(problems.HEAD_TOO_LARGE)
+        elif len(self.headers) >= problem_lookup.MAX_FIELDS:
+            self._refuse(problem_lookup.HEAD_TOO_LARGE)
         else:
             # Trailing whitespace is not part of a field value (RFC 9110, section 5.5).
             HttpToolsProtocol.on_header(self, name, value.rstrip(b" \t"))
@@ -284,7 +284,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
 
     def send_400_response(self, msg: str) -> None:  # noqa: ARG002  uvicorn's signature
         """Send a problem document (RFC 9457) with status 400 in place of uvicorn's plain text."""
-        self._refuse(problems.NOT_HTTP)
+        self._refuse(problem_lookup.NOT_HTTP)
 
     def _unsupported_upgrade_warning(self) -> None:
         """Parse the request again without its Upgrade header. No other protocol is supported.
@@ -312,17 +312,17 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         hosts = [value for name, value in self.headers if name == b"host"]
         codings = [value for name, value in self.headers if name == b"transfer-encoding"]
         if version not in _VERSIONS:
-            return problems.HTTP_VERSION
+            return problem_lookup.HTTP_VERSION
         if len(hosts) > 1 or (not hosts and version == "1.1") or not all(map(_IS_HOST, hosts)):
-            return problems.NOT_ONE_HOST
+            return problem_lookup.NOT_ONE_HOST
         if codings and (len(codings) > 1 or codings[0].lower() != b"chunked"):
-            return problems.TRANSFER_CODING
+            return problem_lookup.TRANSFER_CODING
         if b"#" in self.url or (codings and version == "1.0"):
-            return problems.NOT_HTTP
+            return problem_lookup.NOT_HTTP
         if not self.url.startswith((b"/", b"*")):
             absolute = _ABSOLUTE.match(self.url)
             if absolute is None or not absolute[1]:
-                return problems.NOT_HTTP
+                return problem_lookup.NOT_HTTP
             rest = self.url[absolute.end() :]
             self.url = rest if rest.startswith(b"/") else b"/" + rest
             self.headers[:] = [field for field in self.headers if field[0] != b"host"]
@@ -341,7 +341,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
     def _look(self) -> None:
         now = self.loop.time()
         if self._begun is not None and now - self._begun > self._request_seconds:
-            self._refuse(problems.REQUEST_TIMEOUT)
+            self._refuse(problem_lookup.REQUEST_TIMEOUT)
         elif self._idle_since is not None and now - self._idle_since > self.timeout_keep_alive:
             self.transport.close()
         elif not self.transport.is_closing():

@@ -38,7 +38,7 @@ def test_a_killed_command_leaves_both_or_none(database_url: str, tmp_path: Path)
         status = ask("devices", "show", "cam")["status"]
         [*_, newest] = reversed(ask("acts", "list", "--subject", "cam")["acts"])
         assert newest["after"].get("status", "active") == status
-        names = {each["name"] for each in ask("keys", "list")}
+        names = {each["name"] for each in ask("keys", "list")["keys"]}
         created = ask("acts", "list", "--act", "access-key.create", "--limit", "1000")["acts"]
         assert {each["after"]["name"] for each in created} == names
         if codes == {0, -signal.SIGKILL} and ran.returncode == 0:

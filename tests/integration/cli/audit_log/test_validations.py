@@ -142,7 +142,7 @@ def test_filters_and_pages(asked: Asked) -> None:
     while place is not None or not pages:
         page = asked.json("list", "--limit", "3", *(("--before", place) if place else ()))
         pages.append([row["key_index"] for row in page["validations"]])
-        place = page["older"]
+        place = page["next_cursor"]
     assert pages == [[2, 1, 0], [8]]
     printed = asked.sma("list", "--limit", "1").stdout
     assert "For the next page: --before '" in printed

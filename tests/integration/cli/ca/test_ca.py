@@ -22,7 +22,7 @@ def listed(place: Place) -> dict[str, dict[str, Any]]:
     """Return the CAs as `sma ca list --json` has them, by name."""
     ran = place.sma("ca", "list", "--json")
     assert ran.returncode == 0, ran.stderr
-    return {each["name"]: each for each in json.loads(ran.stdout)}
+    return {each["name"]: each for each in json.loads(ran.stdout)["issuers"]}
 
 
 def states(place: Place) -> dict[str, str]:

@@ -113,6 +113,13 @@ WINDOW = "/api/v1/devices/renewal-info/{certificate_id}"
 MONITOR = {"monitor", "read", "operate", "admin"}
 READ = MONITOR - {"monitor"}
 EVERY = {"provision", "validate", *MONITOR}
+API = "/api/v1"
+ACTS = ("suspend", "reinstate", "revoke", "retire", "re-enrol")
+READING = (
+    *("/devices", "/devices/{serial}", "/flags", "/validations", "/validations/{request_id}"),
+    *("/tables", "/tables/{table_id}", "/acts", "/acts/{act_id}"),
+)
+OPERATING = ("/devices/bulk", *(f"/devices/{{serial}}/{act}" for act in ACTS), "/flags/review")
 ROUTES: dict[tuple[str, str], set[str] | None] = {
     ("POST", PROVISION): {"provision"},
     ("POST", RENEW): None,
@@ -138,6 +145,15 @@ ROUTES: dict[tuple[str, str], set[str] | None] = {
     ("GET", "/pki/ocsp/"): EVERY,
     ("POST", "/pki/ocsp/"): EVERY,
     ("GET", "/pki/ocsp/{request}"): EVERY,
+    **dict.fromkeys([("GET", API + path) for path in READING], READ),
+    **dict.fromkeys([("POST", API + path) for path in OPERATING], READ - {"read"}),
+    ("GET", f"{API}/keys"): {"admin"},
+    ("POST", f"{API}/keys"): {"admin"},
+    ("GET", f"{API}/keys/{{key}}"): {"admin"},
+    ("POST", f"{API}/keys/{{key}}/rotate"): {"admin"},
+    ("POST", f"{API}/keys/{{key}}/revoke"): {"admin"},
+    ("GET", f"{API}/issuers"): {"admin"},
+    ("GET", f"{API}/statistics"): MONITOR,
     ("GET", "/"): None,
     ("GET", "/dashboard"): READ,
     ("GET", "/dashboard/callers"): READ,
@@ -168,6 +184,14 @@ ROUTES: dict[tuple[str, str], set[str] | None] = {
 """Who opens what; None is anyone. A route that is not here fails the test."""
 
 PLACES = {
+    f"{API}/tables/{{table_id}}": f"{API}/tables/1",
+    f"{API}/acts/{{act_id}}": f"{API}/acts/1",
+    f"{API}/validations/{{request_id}}": f"{API}/validations/none",
+    **{
+        path: path.format(serial="camera-0001", key="nobody")
+        for _, path in ROUTES
+        if "{serial}" in path or "{key}" in path
+    },
     "/pki/ca/{file}": "/pki/ca/root.crt",
     WINDOW: "/api/v1/devices/renewal-info/AQ.AQ",
     "/dashboard/static": "/dashboard/static/curve.js",
@@ -272,6 +296,8 @@ def test_all_routes_times_all_credentials(locked: Locked, method: str) -> None:
             else:
                 # No request here is one that anything would be done for.
                 expected = {410, 415, 422} if verb == "POST" else {200, 307, 422}
+                if path.startswith(API) and "{" in path:
+                    expected.add(404)
                 if path in {PUBLISHED, LEGACY} and answer.status_code == 200:
                     assert answer.json()["valid"] is False
                 else:

@@ -13,7 +13,7 @@ import pytest
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from birthmark_sma.web.problems import HEAD_BYTES, LINE_BYTES, MAX_FIELDS
+from birthmark_sma.web.problem_lookup import HEAD_BYTES, LINE_BYTES, MAX_FIELDS
 from birthmark_sma.web.sandbox.connection_faults import SandboxHttpProtocol
 from birthmark_sma.web.transport.client_identity import ClientIdentityProtocol
 from birthmark_sma.web.transport.protocol import LimitedHttpProtocol

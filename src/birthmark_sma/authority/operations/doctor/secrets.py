@@ -19,6 +19,8 @@ from birthmark_sma.authority.ca.intermediate_key import open_ca_key
 from birthmark_sma.authority.ca.root_key_file import RootKey, is_root_key_slow_to_guess
 from birthmark_sma.authority.ca.store import CaRole
 from birthmark_sma.authority.devices import store as device_store
+from birthmark_sma.authority.idempotency import sealing
+from birthmark_sma.authority.idempotency import store as idempotency_store
 from birthmark_sma.authority.kek import store as kek_store
 from birthmark_sma.authority.kek.passphrase_file import (
     PASSPHRASE_FILE,
@@ -32,7 +34,6 @@ from birthmark_sma.authority.kek.wrapping import KeyEncryptionKeys, open_stored_
 from birthmark_sma.authority.key_tables import store as key_table_store
 from birthmark_sma.authority.key_tables.cache import unwrap_table
 from birthmark_sma.authority.operations.doctor.findings import Finding, critical, info, ok, warning
-from birthmark_sma.authority.provisioning import idempotency, idempotency_store
 from birthmark_sma.config import Settings
 from birthmark_sma.counts import counted
 from birthmark_sma.errors import BirthmarkError, ConfigurationError
@@ -281,7 +282,7 @@ def _check_stored_responses(
     after = b""
     while some := idempotency_store.list_some(connection, after, _CHUNK):
         number += len(some)
-        failed = _undecryptable(some, lambda each: idempotency.decrypt(each, keks, connection))
+        failed = _undecryptable(some, lambda each: sealing.decrypt(each, keks, connection))
         broken += len(failed)
         after = some[-1].idempotency_key
     opened["first answers"] = number - broken

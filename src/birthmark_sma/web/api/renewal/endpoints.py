@@ -51,7 +51,7 @@ router = APIRouter(tags=["provision"])
     responses={
         **openapi.success(RenewResponse, "The device is renewed", renewed=examples.RENEWED),
         **openapi.problems(
-            RENEW.path, 401, 408, 409, 413, 415, 422, 429, 500, 503, slug="renewal-refused"
+            RENEW.path, 401, 408, 409, 413, 415, 422, 429, 500, 503, "renewal-refused"
         ),
     },
     openapi_extra={"requestBody": openapi.request_body(RenewRequest)},
@@ -89,7 +89,7 @@ async def renew_device(request: ApiRequest) -> Response:
     " window forward.",
     responses={
         **openapi.success(RenewalInfoResponse, "The window", window=examples.RENEWAL_WINDOW),
-        **openapi.problems(RENEWAL_INFO.path, 401, 429, 500, 503, slug="unknown-certificate"),
+        **openapi.problems(RENEWAL_INFO.path, 401, 429, 500, 503, "unknown-certificate"),
     },
     openapi_extra={
         "parameters": [

@@ -11,7 +11,10 @@ from starlette.responses import Response, StreamingResponse
 from birthmark_sma.authority.acts import search
 from birthmark_sma.authority.acts.actor import ActKind, Source
 from birthmark_sma.authority.acts.search import ActFilter, Place
-from birthmark_sma.web.dashboard.query_params import (
+from birthmark_sma.web.dashboard.rendering import render_page
+from birthmark_sma.web.dashboard.trails.audit_log import as_field, as_time
+from birthmark_sma.web.dashboard.trails.export import stream_export
+from birthmark_sma.web.query_params import (
     link,
     parse_choice,
     parse_name,
@@ -20,9 +23,6 @@ from birthmark_sma.web.dashboard.query_params import (
     parse_time,
     refused,
 )
-from birthmark_sma.web.dashboard.rendering import render_page
-from birthmark_sma.web.dashboard.trails.audit_log import as_field, as_time
-from birthmark_sma.web.dashboard.trails.export import stream_export
 from birthmark_sma.web.server_state import ApiRequest
 
 LIST = "/dashboard/acts"

@@ -18,7 +18,9 @@ from birthmark_sma.authority.validation import audit_search, validation_details
 from birthmark_sma.authority.validation.audit_search import AuditEntry, AuditFilter, Cursor
 from birthmark_sma.protocol.replay import Repeat
 from birthmark_sma.protocol.verdict import Reason, Verdict
-from birthmark_sma.web.dashboard.query_params import (
+from birthmark_sma.web.dashboard.rendering import render_page
+from birthmark_sma.web.dashboard.trails.export import stream_export
+from birthmark_sma.web.query_params import (
     link,
     parse_choice,
     parse_digest,
@@ -28,8 +30,6 @@ from birthmark_sma.web.dashboard.query_params import (
     parse_time,
     refused,
 )
-from birthmark_sma.web.dashboard.rendering import render_page
-from birthmark_sma.web.dashboard.trails.export import stream_export
 from birthmark_sma.web.server_state import ApiRequest
 
 LIST = "/dashboard/validations"

@@ -1,6 +1,6 @@
-"""Parse the query parameters of the dashboard's pages.
+"""Parse the query parameters of pages and of the administration API.
 
-All pages with filters use it. It must never ignore an invalid value: each one raises RequestError.
+It must never ignore an invalid value: each one raises RequestError.
 An empty value counts as absent.
 """
 

@@ -7,10 +7,10 @@ from datetime import UTC, datetime, timedelta
 
 from sqlalchemy import Connection
 
+from birthmark_sma.authority.idempotency import store as idempotency_store
+from birthmark_sma.authority.idempotency.store import StoredResponse
 from birthmark_sma.authority.kek import store as kek_store
 from birthmark_sma.authority.kek.store import KekRecord
-from birthmark_sma.authority.provisioning import idempotency_store
-from birthmark_sma.authority.provisioning.idempotency_store import StoredResponse
 from birthmark_sma.storage.engine import Database, open_database
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)

@@ -1,7 +1,8 @@
 """Store encrypted responses to requests with an Idempotency-Key, for 24 hours.
 
-SQL only: `provisioning.idempotency` encrypts and decrypts. `kek.rotation` encrypts them again, and
-`sma secrets check` reads all. This module must never see a response in the clear.
+SQL only: `provisioning.idempotency` and `idempotency.sealing` encrypt and decrypt. `kek.rotation`
+encrypts them again, and `sma secrets check` reads all. This module must never see a response in the
+clear.
 """
 
 from collections.abc import Sequence
@@ -53,6 +54,15 @@ def release(transaction: Connection, keys: Sequence[bytes]) -> None:
     """Delete the responses under these keys, whose requests were refused."""
     transaction.execute(
         delete(responses).where(is_any_of(transaction, responses.c.idempotency_key, keys))
+    )
+
+
+def fill(transaction: Connection, key: bytes, sealed_response: bytes) -> None:
+    """Set the response under a key that this transaction has claimed."""
+    transaction.execute(
+        update(responses)
+        .where(responses.c.idempotency_key == key)
+        .values(sealed_response=sealed_response)
     )
 
 
