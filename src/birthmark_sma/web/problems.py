@@ -205,6 +205,7 @@ TABLE = (
     ),
     Problem(404, "unknown-device", "Unknown device", errors.UnknownDeviceError),
     Problem(404, "unknown-validation", "Unknown validation", errors.UnknownValidationError),
+    Problem(404, "unknown-access-key", "Unknown access key", errors.UnknownAccessKeyError),
     Problem(404, "unknown-act", "Unknown act", errors.UnknownActError),
     Problem(
         *(404, "crl-not-published", "Revocation list not published"),

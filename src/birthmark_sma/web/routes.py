@@ -31,6 +31,7 @@ checked all the same."""
 ANYONE: Scopes = None
 ANY_KEY: Scopes = frozenset(KeyScope)
 ADMIN: Scopes = frozenset({KeyScope.ADMIN})
+OPERATE: Scopes = ADMIN
 _VALIDATE: Scopes = frozenset({KeyScope.VALIDATE})
 _PROVISION: Scopes = frozenset({KeyScope.PROVISION})
 
@@ -67,6 +68,9 @@ class Route:
     traced: bool = True
     batch: bool = False
     """The endpoint takes one unit of the limit for each element of the body, once it knows them."""
+    needs_key: bool = False
+    """It changes the authority: a server with open access asks for a key too, whose name the act
+    records."""
     dashboard: bool = False
     """Browsers use it: it accepts sessions of the dashboard, and shows problems as pages."""
     navigation: str | None = None
@@ -115,6 +119,10 @@ def _page(path: str, navigation: str | None = None) -> Route:
     return Route(path, ADMIN, dashboard=True, navigation=navigation)
 
 
+def _acting_page(path: str, scopes: Scopes) -> Route:
+    return Route(path, scopes, ("GET", "POST"), needs_key=True, dashboard=True)
+
+
 PROVISION = Route("/api/v1/devices/provision", _PROVISION, ("POST",), Kind.PROVISION)
 RENEW = Route("/api/v1/devices/renew", ANYONE, ("POST",))
 RENEWAL_INFO = Route("/api/v1/devices/renewal-info/{certificate_id}", ANYONE, tail=_CERTIFICATE_ID)
@@ -135,6 +143,13 @@ DASHBOARD = _page("/dashboard", "Overview")
 SIGN_IN = Route("/dashboard/sign-in", ANYONE, ("GET", "POST"), dashboard=True)
 SIGN_OUT = Route("/dashboard/sign-out", ADMIN, ("POST",), dashboard=True)
 DASHBOARD_FILES = Route("/dashboard/static", ANYONE, tail=_FILE, dashboard=True)
+DEVICE_ACT = _acting_page("/dashboard/devices/act", OPERATE)
+RE_ENROLMENT = _acting_page("/dashboard/device/re-enrolment", OPERATE)
+FLAGS = _page("/dashboard/flags", "Flags")
+FLAG_REVIEW = _acting_page("/dashboard/flags/review", OPERATE)
+KEY_CREATION = _acting_page("/dashboard/keys/create", ADMIN)
+KEY_ROTATION = _acting_page("/dashboard/keys/rotate", ADMIN)
+KEY_REVOCATION = _acting_page("/dashboard/keys/revoke", ADMIN)
 DOCS = _documentation("/docs", "API")
 REDOC = _documentation("/redoc", "ReDoc")
 SANDBOX = Route("/sandbox")
@@ -156,6 +171,7 @@ TABLE = (
     VALIDATE_BATCH,
     DASHBOARD,
     _page("/dashboard/devices", "Devices"),
+    FLAGS,
     _page("/dashboard/validations", "Validations"),
     _page("/dashboard/tables", "Key tables"),
     _page("/dashboard/certificates", "Certificates"),
@@ -163,6 +179,12 @@ TABLE = (
     _page("/dashboard/acts", "Acts"),
     _page("/dashboard/act"),
     _page("/dashboard/acts.jsonl"),
+    DEVICE_ACT,
+    RE_ENROLMENT,
+    FLAG_REVIEW,
+    KEY_CREATION,
+    KEY_ROTATION,
+    KEY_REVOCATION,
     _page("/dashboard/certificates/download"),
     _page("/dashboard/device"),
     _page("/dashboard/device/certificate"),

@@ -5,6 +5,7 @@ database gets its SHA-256 digest.
 """
 
 import base64
+import hashlib
 import secrets
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
@@ -96,14 +97,17 @@ def create_key(database: Database, terms: KeyTerms, actor: Actor) -> IssuedKey:
     return IssuedKey(key, secret)
 
 
-def revoke_key(database: Database, name_or_id: str, actor: Actor) -> AccessKey:
+def revoke_key(
+    database: Database, name_or_id: str, actor: Actor, *, expected: str | None = None
+) -> AccessKey:
     """Revoke a key permanently and return it as it was. Servers refuse it within a second.
 
-    Raises UnknownAccessKeyError if no key that is not revoked has this name or id.
+    Raises UnknownAccessKeyError if no key that is not revoked has this name or id, and
+    AccessKeyRefusedError if `expected` is not its fingerprint.
     """
 
     def revoke(transaction: Connection) -> AccessKey:
-        key = _find_living(transaction, name_or_id)
+        key = _find_living(transaction, name_or_id, expected)
         now = database.clock.now()
         access_key_store.change_key(transaction, key.key_id, revoked_at=now)
         revoked = replace(key, revoked_at=now)
@@ -113,16 +117,23 @@ def revoke_key(database: Database, name_or_id: str, actor: Actor) -> AccessKey:
     return database.transact(revoke)
 
 
-def rotate_key(database: Database, name_or_id: str, grace: timedelta, actor: Actor) -> IssuedKey:
+def rotate_key(
+    database: Database,
+    name_or_id: str,
+    grace: timedelta,
+    actor: Actor,
+    *,
+    expected: str | None = None,
+) -> IssuedKey:
     """Give a key a new secret. The old secret stays valid for `grace`; 0 ends it at once.
 
     Raises UnknownAccessKeyError, or AccessKeyRefusedError if the key has a certificate and no
-    secret.
+    secret, or if `expected` is not its fingerprint.
     """
     now = database.clock.now()
 
     def rotate(transaction: Connection) -> IssuedKey:
-        key = _find_living(transaction, name_or_id)
+        key = _find_living(transaction, name_or_id, expected)
         if key.secret_digest is None:
             raise AccessKeyRefusedError(
                 f"{key.name} is a key for a client certificate and has no secret. Issue a new"
@@ -165,6 +176,15 @@ def _facts(key: AccessKey) -> Facts:
         "scope": key.scope.value,
         "certificate_sha256": None if fingerprint is None else fingerprint.hex(),
     }
+
+
+def fingerprint(key: AccessKey) -> str:
+    """Return a digest of a key and its state in hex: another one after each change of the key.
+
+    It tells nothing about the secret, which has 256 random bits.
+    """
+    state = (key.key_id, key.secret_digest, key.previous_digest, key.previous_until, key.revoked_at)
+    return hashlib.sha256(repr(state).encode()).hexdigest()
 
 
 def has_good_key(database: Database) -> bool:
@@ -219,11 +239,17 @@ def _refuse_second(transaction: Connection, new: AccessKey) -> None:
         )
 
 
-def _find_living(transaction: Connection, name_or_id: str) -> AccessKey:
+def _find_living(
+    transaction: Connection, name_or_id: str, expected: str | None = None
+) -> AccessKey:
     # Lock before the read: another process could otherwise revoke the key before it is changed.
     access_key_store.lock_keys(transaction)
     for key in access_key_store.find_keys(transaction, name_or_id):
         if key.revoked_at is None:
+            if expected is not None and expected != fingerprint(key):
+                raise AccessKeyRefusedError(
+                    f"The key {key.name} changed since this page was made. Nothing was done."
+                )
             return key
     raise UnknownAccessKeyError(
         f"No key in force has the name or id {name_or_id}. To see them, type: sma keys list"
