@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from typing import TypeAlias
 
-from birthmark_sma.authority.access.store import KeyScope
+from birthmark_sma.authority.access.store import KeyScope, at_least
 from birthmark_sma.authority.ca.issuers import (
     CA_FILES,
     CRL_PATH,
@@ -30,8 +30,10 @@ checked all the same."""
 
 ANYONE: Scopes = None
 ANY_KEY: Scopes = frozenset(KeyScope)
-ADMIN: Scopes = frozenset({KeyScope.ADMIN})
-OPERATE: Scopes = ADMIN
+_MONITOR: Scopes = at_least(KeyScope.MONITOR)
+READ: Scopes = at_least(KeyScope.READ)
+OPERATE: Scopes = at_least(KeyScope.OPERATE)
+ADMIN: Scopes = at_least(KeyScope.ADMIN)
 _VALIDATE: Scopes = frozenset({KeyScope.VALIDATE})
 _PROVISION: Scopes = frozenset({KeyScope.PROVISION})
 
@@ -116,7 +118,7 @@ def _documentation(path: str, navigation: str | None = None) -> Route:
 
 
 def _page(path: str, navigation: str | None = None) -> Route:
-    return Route(path, ADMIN, dashboard=True, navigation=navigation)
+    return Route(path, READ, dashboard=True, navigation=navigation)
 
 
 def _acting_page(path: str, scopes: Scopes) -> Route:
@@ -141,7 +143,7 @@ OCSP = replace(
 OCSP_GET = replace(_pki(f"{OCSP_PATH}{{request}}"), limit=None, tail=_OCSP_REQUEST)
 DASHBOARD = _page("/dashboard", "Overview")
 SIGN_IN = Route("/dashboard/sign-in", ANYONE, ("GET", "POST"), dashboard=True)
-SIGN_OUT = Route("/dashboard/sign-out", ADMIN, ("POST",), dashboard=True)
+SIGN_OUT = Route("/dashboard/sign-out", READ, ("POST",), dashboard=True)
 DASHBOARD_FILES = Route("/dashboard/static", ANYONE, tail=_FILE, dashboard=True)
 DEVICE_ACT = _acting_page("/dashboard/devices/act", OPERATE)
 RE_ENROLMENT = _acting_page("/dashboard/device/re-enrolment", OPERATE)
@@ -200,7 +202,7 @@ TABLE = (
     Route("/health", ANYONE, traced=False),
     LIVE,
     READY,
-    Route("/metrics", ADMIN, traced=False),
+    Route("/metrics", _MONITOR, traced=False),
     _documentation("/openapi.json"),
     CA_FILE,
     CRL,
@@ -214,7 +216,7 @@ TABLE = (
     REDOC,
     SANDBOX,
     _DOCUMENTATION_FILES,
-    Route("/stats", ADMIN),
+    Route("/stats", _MONITOR),
     VALIDATE_PUBLISHED,
     _withdrawn("/validate-cert"),
     _withdrawn("/validate-cert-legacy"),
