@@ -31,7 +31,6 @@ from birthmark_sma.web.dashboard.actions.performing import (
     find_actor,
     find_earlier,
     perform,
-    require_session,
     show_act,
 )
 from birthmark_sma.web.dashboard.forms import read_session_form
@@ -74,7 +73,6 @@ _GRACES = {
 
 async def show_terms(request: ApiRequest) -> Response:
     """Show the form of a new key."""
-    require_session(request)
     return _show_terms(request, QueryParams())
 
 
@@ -96,7 +94,6 @@ async def create(request: ApiRequest) -> Response:
 
 async def show_rotation(request: ApiRequest) -> Response:
     """Show a key, and ask for confirmation to give it a new secret."""
-    require_session(request)
     return await _show_key(request, "actions/key_rotation.html", _parse_id(request))
 
 
@@ -125,7 +122,6 @@ async def rotate(request: ApiRequest) -> Response:
 
 async def show_revocation(request: ApiRequest) -> Response:
     """Show a key, and ask for confirmation to revoke it."""
-    require_session(request)
     return await _show_key(request, "actions/key_revocation.html", _parse_id(request))
 
 

@@ -36,13 +36,13 @@ from birthmark_sma.web.dashboard.actions.performing import (
     find_actor,
     find_earlier,
     perform,
-    require_session,
     show_act,
 )
-from birthmark_sma.web.dashboard.actions.selection import Selection, parse_selection
+from birthmark_sma.web.dashboard.actions.selection import Selection, filter_query, parse_selection
 from birthmark_sma.web.dashboard.forms import read_session_form
 from birthmark_sma.web.dashboard.query_params import (
     Source,
+    link,
     parse_choice,
     parse_text,
     parse_time,
@@ -51,6 +51,8 @@ from birthmark_sma.web.dashboard.query_params import (
 from birthmark_sma.web.routes import DEVICE_ACT
 from birthmark_sma.web.server_state import ApiRequest
 
+_LIST = "/dashboard/devices"
+_DEVICE = "/dashboard/device"
 _NO_REASON = "unspecified"
 _SHOWN = 10  # serials that the page lists
 _CHANGED = (
@@ -103,7 +105,6 @@ class Preview:
 
 async def show_preview(request: ApiRequest) -> Response:
     """Show what a job would change, and ask for confirmation."""
-    require_session(request)
     return await _answer(request, _parse_job(request))
 
 
@@ -230,10 +231,14 @@ def _describe(connection: Connection, preview: Preview) -> dict[str, Any]:
     if selected == 1:
         [serial] = job.selection.list_serials(connection)
         only = find_named(connection, serial)
+    back = link(_LIST, {} if job.selection.wanted is None else filter_query(job.selection.wanted))
+    if only is not None:
+        back = link(_DEVICE, {"serial": only.device_serial})
     by_state = Counter((each.device_family, each.status.value) for each in hit)
     return {
         "job": job,
         "preview": preview,
+        "back": back,
         "after": job.act.status.value,
         "device": only,
         "subject": only.device_serial if only else counted(len(hit), "device"),

@@ -22,7 +22,6 @@ from birthmark_sma.web.dashboard.actions.performing import (
     find_actor,
     find_earlier,
     perform,
-    require_session,
     show_act,
 )
 from birthmark_sma.web.dashboard.forms import read_session_form
@@ -90,7 +89,6 @@ async def list_flags(request: ApiRequest) -> Response:
 
 async def show_review(request: ApiRequest) -> Response:
     """Show the open flags of a device, and ask for confirmation."""
-    require_session(request)
     serial = parse_name(request, "serial")
     if serial is None:
         raise refused("serial names the device.")

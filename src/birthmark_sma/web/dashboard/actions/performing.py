@@ -29,18 +29,11 @@ _SENT_TWICE = timedelta(minutes=10)
 Result = TypeVar("Result")
 
 
-def require_session(request: ApiRequest) -> None:
-    """Raise UnauthenticatedError unless the browser signed in.
-
-    A client certificate, or a key in a header, opens pages that show something. Forms are bound to
-    a session, which protects them against other sites.
-    """
-    if request.context.session_token is None:
-        raise UnauthenticatedError("Sign in with an access key to change something here.")
-
-
 def find_actor(request: ApiRequest) -> Actor:
-    """Return the actor of an action: the access key of the session, and its scope as the role."""
+    """Return the actor of an action: the access key of the session, and its scope as the role.
+
+    Raises UnauthenticatedError without a key, which no route with `needs_key` lets in.
+    """
     key = request.context.known_caller.key
     if key is None:
         raise UnauthenticatedError("Sign in with an access key to change something here.")

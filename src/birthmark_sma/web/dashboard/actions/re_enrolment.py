@@ -25,7 +25,6 @@ from birthmark_sma.web.dashboard.actions.performing import (
     find_actor,
     find_earlier,
     perform,
-    require_session,
     show_act,
 )
 from birthmark_sma.web.dashboard.forms import read_session_form
@@ -64,7 +63,6 @@ _CHANGED = "The device changed since this page was made. Nothing was done."
 
 async def show_permission(request: ApiRequest) -> Response:
     """Show whether a device may be re-enrolled, and offer the opposite."""
-    require_session(request)
     serial = _parse_serial(request)
     return await perform(request, lambda: _show(request, serial))
 
