@@ -1,7 +1,6 @@
 """Create, rotate and revoke access keys in the dashboard. A secret is shown once."""
 
 import re
-from collections.abc import Iterator
 from itertools import count
 
 import httpx2
@@ -22,7 +21,7 @@ names = (f"caller {number}" for number in count())
 
 
 @pytest.fixture
-def key_id(guarded: Guarded) -> Iterator[str]:
+def key_id(guarded: Guarded) -> str:
     """A key of scope validate."""
     return issue(guarded.database, next(names), "validate").key.key_id
 
