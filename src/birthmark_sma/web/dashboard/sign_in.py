@@ -98,9 +98,9 @@ async def sign_out(request: ApiRequest) -> Response:
     Raises RequestError if the form comes from another site.
     """
     token = request.context.session_token
+    await (read_form if token is None else read_session_form)(request)
     response = RedirectResponse(SIGN_IN.path, 303, {"Cache-Control": "no-store"})
     if token is not None:
-        await read_session_form(request)
         database = request.server.authority.database
         await run_with_timeout(
             request.server.quick, lambda: sessions.sign_out(database, token), _SECONDS
