@@ -67,6 +67,11 @@ REMEDIES: dict[str, tuple[str, str, str]] = {
         "this authority has issued no device certificate with this id",
         "Compare the id: the issuer's key identifier and the serial number (RFC 9773).",
     ),
+    "unknown-access-key": (
+        "404",
+        "no access key that is not revoked has this name or id",
+        "Take the id from the list of callers.",
+    ),
     "unknown-act": ("404", "no act has this id", "Take the id from the list of acts."),
     "unknown-device": ("404", "no device has this serial", "Compare the serial."),
     "unknown-validation": (

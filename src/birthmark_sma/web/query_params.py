@@ -1,22 +1,25 @@
-"""Parse the query parameters of pages and of the administration API.
+"""Parse query parameters and the fields of forms, for pages and for the administration API.
 
-It must never ignore an invalid value: each one raises RequestError.
-An empty value counts as absent.
+It must never ignore an invalid value: each one raises RequestError. An empty value counts as
+absent.
 """
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from enum import StrEnum
 from string import hexdigits
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 from urllib.parse import urlencode
 
+from starlette.datastructures import QueryParams
 from starlette.requests import Request
 
 from birthmark_sma.protocol.camera_token import DIGEST_BYTES
 from birthmark_sma.web.problems import RequestError
 
 Choice = TypeVar("Choice", bound=StrEnum)
+Source: TypeAlias = Request | QueryParams
+"""A request, for its query, or the fields of a form."""
 
 _MOST_CHARACTERS = 128
 _MOST_INTEGER = 2**31 - 1  # the greatest INTEGER of PostgreSQL
@@ -27,22 +30,32 @@ def refused(detail: str) -> RequestError:
     return RequestError("unusable-filter", detail)
 
 
-def parse_text(request: Request, name: str) -> str | None:
+def parse_text(source: Source, name: str) -> str | None:
     """Return a text without surrounding whitespace, or None if it is empty.
 
     Raises RequestError if it is longer than 128 characters or not printable.
     """
-    return _printable(name, request.query_params.get(name, "").strip())
+    return _printable(name, _fields(source).get(name, "").strip())
 
 
-def parse_name(request: Request, name: str) -> str | None:
+def parse_name(source: Source, name: str) -> str | None:
     """Return a name unchanged, or None if it is blank.
 
     Surrounding spaces are kept, because a device serial may have them. Raises RequestError as
     `parse_text` does.
     """
-    value = request.query_params.get(name, "")
+    value = _fields(source).get(name, "")
     return _printable(name, value if value.strip() else "")
+
+
+def parse_names(source: Source, name: str) -> list[str]:
+    """Return all names of a field that may occur several times. Raises RequestError."""
+    values = (_printable(name, value) for value in _fields(source).getlist(name))
+    return [each for each in values if each is not None]
+
+
+def _fields(source: Source) -> QueryParams:
+    return source.query_params if isinstance(source, Request) else source
 
 
 def _printable(name: str, value: str) -> str | None:
@@ -51,9 +64,9 @@ def _printable(name: str, value: str) -> str | None:
     return value or None
 
 
-def parse_choice(request: Request, name: str, kind: type[Choice]) -> Choice | None:
+def parse_choice(source: Source, name: str, kind: type[Choice]) -> Choice | None:
     """Return a member of an enum, or None. Raises RequestError for any other value."""
-    value = parse_text(request, name)
+    value = parse_text(source, name)
     if value is None:
         return None
     try:
@@ -63,9 +76,9 @@ def parse_choice(request: Request, name: str, kind: type[Choice]) -> Choice | No
         raise refused(f"{name} is one of {known}.") from None
 
 
-def parse_number(request: Request, name: str) -> int | None:
+def parse_number(source: Source, name: str) -> int | None:
     """Return a whole number from 0 to 2**31 - 1, or None. Raises RequestError."""
-    value = parse_text(request, name)
+    value = parse_text(source, name)
     if value is None:
         return None
     if not (value.isascii() and value.isdigit() and int(value) <= _MOST_INTEGER):
@@ -73,12 +86,12 @@ def parse_number(request: Request, name: str) -> int | None:
     return int(value)
 
 
-def parse_digest(request: Request, name: str) -> bytes | None:
+def parse_digest(source: Source, name: str) -> bytes | None:
     """Return the digest of a camera token, or None. Raises RequestError unless it is 32 hex digits.
 
     Pairs of digits may be separated by colons, as certificates show them.
     """
-    value = parse_text(request, name)
+    value = parse_text(source, name)
     if value is None:
         return None
     digits = value.replace(":", "")
@@ -87,12 +100,12 @@ def parse_digest(request: Request, name: str) -> bytes | None:
     return bytes.fromhex(digits)
 
 
-def parse_time(request: Request, name: str) -> datetime | None:
+def parse_time(source: Source, name: str) -> datetime | None:
     """Return an ISO 8601 time in UTC, or None. Without a zone it counts as UTC.
 
     Raises RequestError.
     """
-    value = parse_text(request, name)
+    value = parse_text(source, name)
     if value is None:
         return None
     try:

@@ -33,8 +33,8 @@ ANYONE: Scopes = None
 ANY_KEY: Scopes = frozenset(KeyScope)
 _MONITOR: Scopes = at_least(KeyScope.MONITOR)
 READ: Scopes = at_least(KeyScope.READ)
-_OPERATE: Scopes = at_least(KeyScope.OPERATE)
-_ADMIN: Scopes = at_least(KeyScope.ADMIN)
+OPERATE: Scopes = at_least(KeyScope.OPERATE)
+ADMIN: Scopes = at_least(KeyScope.ADMIN)
 _VALIDATE: Scopes = frozenset({KeyScope.VALIDATE})
 _PROVISION: Scopes = frozenset({KeyScope.PROVISION})
 
@@ -72,6 +72,9 @@ class Route:
     traced: bool = True
     batch: bool = False
     """The endpoint takes one unit of the limit for each element of the body, once it knows them."""
+    needs_key: bool = False
+    """It changes the authority: a server with open access asks for a key too, whose name the act
+    records."""
     dashboard: bool = False
     """Browsers use it: it accepts sessions of the dashboard, and shows problems as pages."""
     navigation: str | None = None
@@ -134,6 +137,10 @@ def _administration(path: str, scopes: Scopes, methods: tuple[str, ...] = ("GET"
     )
 
 
+def _acting_page(path: str, scopes: Scopes) -> Route:
+    return Route(path, scopes, ("GET", "POST"), needs_key=True, dashboard=True)
+
+
 PROVISION = Route("/api/v1/devices/provision", _PROVISION, ("POST",), Kind.PROVISION)
 RENEW = Route("/api/v1/devices/renew", ANYONE, ("POST",))
 RENEWAL_INFO = Route("/api/v1/devices/renewal-info/{certificate_id}", ANYONE, tail=_CERTIFICATE_ID)
@@ -154,6 +161,13 @@ DASHBOARD = _page("/dashboard", "Overview")
 SIGN_IN = Route("/dashboard/sign-in", ANYONE, ("GET", "POST"), dashboard=True)
 SIGN_OUT = Route("/dashboard/sign-out", READ, ("POST",), dashboard=True)
 DASHBOARD_FILES = Route("/dashboard/static", ANYONE, tail=_FILE, dashboard=True)
+DEVICE_ACT = _acting_page("/dashboard/devices/act", OPERATE)
+RE_ENROLMENT = _acting_page("/dashboard/device/re-enrolment", OPERATE)
+FLAG_PAGE = _page("/dashboard/flags", "Flags")
+FLAG_REVIEW = _acting_page("/dashboard/flags/review", OPERATE)
+KEY_CREATION = _acting_page("/dashboard/keys/create", ADMIN)
+KEY_ROTATION = _acting_page("/dashboard/keys/rotate", ADMIN)
+KEY_REVOCATION = _acting_page("/dashboard/keys/revoke", ADMIN)
 DOCS = _documentation("/docs", "API")
 REDOC = _documentation("/redoc", "ReDoc")
 SANDBOX = Route("/sandbox")
@@ -162,22 +176,22 @@ _DOCUMENTATION_FILES = Route("/static-offline-docs", tail=_FILE, cacheable=True,
 _OF_DEVICE = "/api/v1/devices/{serial}"
 DEVICES = _administration("/api/v1/devices", READ)
 DEVICE = _administration(_OF_DEVICE, READ)
-DEVICES_BULK = _administration("/api/v1/devices/bulk", _OPERATE, ("POST",))
-RE_ENROL = _administration(f"{_OF_DEVICE}/re-enrol", _OPERATE, ("POST",))
+DEVICES_BULK = _administration("/api/v1/devices/bulk", OPERATE, ("POST",))
+RE_ENROL = _administration(f"{_OF_DEVICE}/re-enrol", OPERATE, ("POST",))
 SUSPEND, REINSTATE, REVOKE, RETIRE = (
-    _administration(f"{_OF_DEVICE}/{act.value}", _OPERATE, ("POST",)) for act in Act
+    _administration(f"{_OF_DEVICE}/{act.value}", OPERATE, ("POST",)) for act in Act
 )
-KEYS = _administration("/api/v1/keys", _ADMIN, ("GET", "POST"))
-KEY = _administration("/api/v1/keys/{key}", _ADMIN)
-ROTATE_KEY = _administration("/api/v1/keys/{key}/rotate", _ADMIN, ("POST",))
-REVOKE_KEY = _administration("/api/v1/keys/{key}/revoke", _ADMIN, ("POST",))
+KEYS = _administration("/api/v1/keys", ADMIN, ("GET", "POST"))
+KEY = _administration("/api/v1/keys/{key}", ADMIN)
+ROTATE_KEY = _administration("/api/v1/keys/{key}/rotate", ADMIN, ("POST",))
+REVOKE_KEY = _administration("/api/v1/keys/{key}/revoke", ADMIN, ("POST",))
 FLAGS = _administration("/api/v1/flags", READ)
-REVIEW_FLAGS = _administration("/api/v1/flags/review", _OPERATE, ("POST",))
+REVIEW_FLAGS = _administration("/api/v1/flags/review", OPERATE, ("POST",))
 VALIDATIONS = _administration("/api/v1/validations", READ)
 VALIDATION = _administration("/api/v1/validations/{request_id}", READ)
 KEY_TABLES = _administration("/api/v1/tables", READ)
 KEY_TABLE = _administration("/api/v1/tables/{table_id}", READ)
-ISSUERS = _administration("/api/v1/issuers", _ADMIN)
+ISSUERS = _administration("/api/v1/issuers", ADMIN)
 ACTS = _administration("/api/v1/acts", READ)
 ACT = _administration("/api/v1/acts/{act_id}", READ)
 STATISTICS = _administration("/api/v1/statistics", _MONITOR)
@@ -220,6 +234,7 @@ TABLE = (
     STATISTICS,
     DASHBOARD,
     _page("/dashboard/devices", "Devices"),
+    FLAG_PAGE,
     _page("/dashboard/validations", "Validations"),
     _page("/dashboard/tables", "Key tables"),
     _page("/dashboard/certificates", "Certificates"),
@@ -227,6 +242,12 @@ TABLE = (
     _page("/dashboard/acts", "Acts"),
     _page("/dashboard/act"),
     _page("/dashboard/acts.jsonl"),
+    DEVICE_ACT,
+    RE_ENROLMENT,
+    FLAG_REVIEW,
+    KEY_CREATION,
+    KEY_ROTATION,
+    KEY_REVOCATION,
     _page("/dashboard/certificates/download"),
     _page("/dashboard/device"),
     _page("/dashboard/device/certificate"),

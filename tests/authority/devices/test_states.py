@@ -5,7 +5,14 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from birthmark_sma.authority.devices import states
-from birthmark_sma.authority.devices.states import Act, Effect, StatusChange, judge, weaker_than
+from birthmark_sma.authority.devices.states import (
+    Act,
+    Effect,
+    StatusChange,
+    judge,
+    list_acts,
+    weaker_than,
+)
 from birthmark_sma.errors import DeviceStatusError
 from birthmark_sma.pki.crl import HOLD, REASONS
 from birthmark_sma.protocol.verdict import DeviceStatus
@@ -109,3 +116,15 @@ def test_what_an_act_leaves_behind() -> None:
 def test_a_listed_reason_only_gets_stronger(reason: str, weaker: set[str]) -> None:
     """Every final reason replaces a hold; a compromise may get another time."""
     assert set(weaker_than(reason)) == weaker
+
+
+@pytest.mark.parametrize("status", DeviceStatus)
+def test_the_acts_that_can_change_a_device(status: DeviceStatus) -> None:
+    """Those that are offered for a status, and no others."""
+    listed = None if status is DeviceStatus.ACTIVE else "superseded"
+    changes = (
+        *(states.suspend(ACTOR), states.reinstate(ACTOR), states.retire(ACTOR)),
+        states.revoke(ACTOR, "key_compromise"),
+    )
+    found = {e.act for e in changes if judge(e, status, listed, None) is Effect.CHANGED}
+    assert set(list_acts(status)) == found

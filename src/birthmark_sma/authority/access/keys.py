@@ -5,6 +5,7 @@ database gets its SHA-256 digest.
 """
 
 import base64
+import hashlib
 import secrets
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
@@ -97,14 +98,17 @@ def add_key(transaction: Connection, terms: KeyTerms, actor: Actor, now: datetim
     return IssuedKey(key, secret)
 
 
-def revoke_key(database: Database, name_or_id: str, actor: Actor) -> AccessKey:
+def revoke_key(
+    database: Database, name_or_id: str, actor: Actor, *, expected: str | None = None
+) -> AccessKey:
     """Revoke a key permanently and return it as it was. Servers refuse it within a second.
 
-    Raises UnknownAccessKeyError if no key that is not revoked has this name or id.
+    Raises UnknownAccessKeyError if no key that is not revoked has this name or id, and
+    AccessKeyRefusedError if `expected` is not its fingerprint.
     """
 
     def revoke(transaction: Connection) -> AccessKey:
-        key = lock_living(transaction, name_or_id)
+        key = lock_living(transaction, name_or_id, expected)
         end_key(transaction, key, actor, database.clock.now())
         return key
 
@@ -117,16 +121,24 @@ def end_key(transaction: Connection, key: AccessKey, actor: Actor, now: datetime
     _record(transaction, actor, ActKind.ACCESS_KEY_REVOKE, key, replace(key, revoked_at=now))
 
 
-def rotate_key(database: Database, name_or_id: str, grace: timedelta, actor: Actor) -> IssuedKey:
+def rotate_key(
+    database: Database,
+    name_or_id: str,
+    grace: timedelta,
+    actor: Actor,
+    *,
+    expected: str | None = None,
+) -> IssuedKey:
     """Give a key a new secret. The old secret stays valid for `grace`; 0 ends it at once.
 
     Raises UnknownAccessKeyError, or AccessKeyRefusedError if the key has a certificate and no
-    secret.
+    secret, or if `expected` is not its fingerprint.
     """
     now = database.clock.now()
 
     def rotate(transaction: Connection) -> IssuedKey:
-        return replace_secret(transaction, lock_living(transaction, name_or_id), grace, actor, now)
+        key = lock_living(transaction, name_or_id, expected)
+        return replace_secret(transaction, key, grace, actor, now)
 
     return database.transact(rotate)
 
@@ -177,6 +189,15 @@ def _facts(key: AccessKey) -> Facts:
         "scope": key.scope.value,
         "certificate_sha256": None if fingerprint is None else fingerprint.hex(),
     }
+
+
+def fingerprint(key: AccessKey) -> str:
+    """Return a digest of a key and its state in hex: another one after each change of the key.
+
+    It tells nothing about the secret, which has 256 random bits.
+    """
+    state = (key.key_id, key.secret_digest, key.previous_digest, key.previous_until, key.revoked_at)
+    return hashlib.sha256(repr(state).encode()).hexdigest()
 
 
 def has_good_key(database: Database) -> bool:
@@ -231,15 +252,19 @@ def _refuse_second(transaction: Connection, new: AccessKey) -> None:
         )
 
 
-def lock_living(transaction: Connection, name_or_id: str) -> AccessKey:
+def lock_living(transaction: Connection, name_or_id: str, expected: str | None = None) -> AccessKey:
     """Return the key that is not revoked and has this name or id. Lock all keys against changes.
 
-    Raises UnknownAccessKeyError.
+    Raises UnknownAccessKeyError, and AccessKeyRefusedError if `expected` is not its fingerprint.
     """
     # Lock before the read: another process could otherwise revoke the key before it is changed.
     access_key_store.lock_keys(transaction)
     for key in access_key_store.find_keys(transaction, name_or_id):
         if key.revoked_at is None:
+            if expected is not None and expected != fingerprint(key):
+                raise AccessKeyRefusedError(
+                    f"The key {key.name} changed since this page was made. Nothing was done."
+                )
             return key
     raise UnknownAccessKeyError(
         f"No key in force has the name or id {name_or_id}. To see them, type: sma keys list"

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, Connection, Row, select, union_all
+from sqlalchemy import ColumnElement, Connection, Row, func, select, union_all
 
 from birthmark_sma.authority.acts.actor import ActKind, Source
 from birthmark_sma.authority.acts.trail import Facts, Subject
@@ -21,6 +21,7 @@ from birthmark_sma.storage.schema.acts import act_subjects, administrative_acts
 
 _A_PIECE = 1_000  # subjects of an export that one transaction reads
 _ACTS_OF_A_PIECE = 100  # fewer, because each may have subjects
+_LATEST = 1_000  # acts in which that of a request is looked for
 
 _acts = administrative_acts.c
 _subjects = act_subjects.c
@@ -98,6 +99,22 @@ def find(connection: Connection, act_id: int) -> RecordedAct:
     if row is None:
         raise UnknownActError(f"There is no act {act_id}. To see them, type: sma acts list")
     return _recorded(row)
+
+
+def find_by_request(connection: Connection, request_id: str) -> RecordedAct | None:
+    """Return the newest act of a request, or None if it is not among the latest acts.
+
+    Ask right after the act: request ids have no index, so this looks at the latest acts alone.
+    """
+    newest = select(func.max(_acts.id)).scalar_subquery()
+    query = (
+        select(administrative_acts)
+        .where(_acts.id > newest - _LATEST, _acts.request_id == request_id)
+        .order_by(_acts.id.desc())
+        .limit(1)
+    )
+    row = connection.execute(query).one_or_none()
+    return None if row is None else _recorded(row)
 
 
 def list_subjects(

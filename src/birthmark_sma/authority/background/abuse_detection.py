@@ -1,13 +1,16 @@
 """Find devices that make far more pictures than usual, flag them and, if configured, suspend them.
 
-`AbuseDetection` scans in the background; the command line calls `review_flags`. The rule
-itself is in `devices.abuse_policy`. Never suspend more than `SUSPENSIONS_AN_HOUR` devices an hour.
+`AbuseDetection` scans in the background; the command line calls `review_flags`, and the dashboard
+`review_several`. The rule itself is in `devices.abuse_policy`. Never suspend more than
+`SUSPENSIONS_AN_HOUR` devices an hour.
 """
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
+from operator import itemgetter
 from typing import NamedTuple
 
 from sqlalchemy import Connection
@@ -134,11 +137,9 @@ def review_flags(
     suspended device stays suspended. Raises UnknownDeviceError, or UnknownFlagError if no flag is
     to be reviewed.
     """
-
-    _, reviewed = database.transact(
+    return database.transact(
         lambda transaction: set_reviewed(transaction, device_serial, actor, day)
-    )
-    return reviewed
+    )[1]
 
 
 def set_reviewed(
@@ -148,19 +149,44 @@ def set_reviewed(
 
     Return the serial of the device, and the number of flags.
     """
-    now = database_time(transaction)
+    reviewed = _review(transaction, [(name, day)], actor)
+    for serial, number in reviewed.items():
+        return serial, number
     # A device that is not registered any more may still have flags.
-    named = device_store.find_devices_named(transaction, name)
-    serial = named[0].device_serial if len(named) == 1 else name
-    reviewed = abuse_flags.set_reviewed(transaction, [serial], now, day=day)
-    if not reviewed:
-        find_named(transaction, name)  # raises UnknownDeviceError
-        when = "" if day is None else f" of {day}"
-        raise UnknownFlagError(f"{name} has no flag{when} that waits for review.")
-    subject = Subject(serial, {"open_flags": reviewed}, {"open_flags": 0})
-    more = {"day": day}
-    trail.record(transaction, actor, ActKind.DEVICE_REVIEW_FLAGS, [subject], more=more)
-    return serial, reviewed
+    find_named(transaction, name)  # raises UnknownDeviceError
+    when = "" if day is None else f" of {day}"
+    raise UnknownFlagError(f"{name} has no flag{when} that waits for review.")
+
+
+def review_several(
+    database: Database, chosen: Sequence[tuple[str, date | None]], actor: Actor
+) -> int:
+    """Mark flags of devices as reviewed in one act, and return their number; 0 if none was open.
+
+    `chosen` has serials, each with a day (UTC), or None for all days. `review_flags` has the
+    effect.
+    """
+    return sum(database.transact(lambda each: _review(each, chosen, actor)).values())
+
+
+def _review(
+    transaction: Connection, chosen: Sequence[tuple[str, date | None]], actor: Actor
+) -> dict[str, int]:
+    """Mark flags as reviewed, record the act, and return the number of flags of each device."""
+    now = database_time(transaction)
+    reviewed = Counter[str]()
+    for name, day in sorted(chosen, key=itemgetter(0)):  # the lock order of all reviews
+        named = device_store.find_devices_named(transaction, name)
+        serial = named[0].device_serial if len(named) == 1 else name
+        reviewed[serial] += abuse_flags.set_reviewed(transaction, [serial], now, day=day)
+    subjects = [
+        Subject(serial, {"open_flags": number}, {"open_flags": 0})
+        for serial, number in sorted(reviewed.items())
+        if number
+    ]
+    more = {"day": chosen[0][1]} if len(chosen) == 1 else None
+    trail.record(transaction, actor, ActKind.DEVICE_REVIEW_FLAGS, subjects, more=more)
+    return {serial: number for serial, number in reviewed.items() if number}
 
 
 def _iterate_due(

@@ -1,14 +1,15 @@
 """Suspend, reinstate, revoke and retire devices: one, or many in one transaction.
 
-Called by `sma devices`, abuse detection and the sandbox. `devices.states` has the rules. An act is
-done as a whole or not at all. There is no cache of devices, and an act commits only while no
-validation is under way (docs/adr/0012): so no token of a device passes after its suspension,
-revocation or retirement, in any process.
+Called by `sma devices`, the dashboard, abuse detection and the sandbox. `devices.states` has the
+rules. An act is done as a whole or not at all. There is no cache of devices, and an act commits
+only while no validation is under way (docs/adr/0012): so no token of a device passes after its
+suspension, revocation or retirement, in any process.
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
+from hashlib import sha256
 
 from sqlalchemy import ColumnElement, Connection, select, update
 
@@ -50,7 +51,8 @@ class DeviceCriteria:
 class ActedDevice:
     """A device of an act, with its status before the act, and the reason of that.
 
-    `compromised_since` is the time since when its key may be in other hands, or None.
+    `compromised_since` is the time since when its key may be in other hands, or None. `changed_at`
+    is the time of the latest change of its status.
     """
 
     device_serial: str
@@ -58,6 +60,7 @@ class ActedDevice:
     status: DeviceStatus
     reason: str | None = None
     compromised_since: datetime | None = None
+    changed_at: datetime | None = None
 
 
 @dataclass(slots=True)
@@ -67,6 +70,7 @@ class ActResult:
     `refused` devices have a status that does not allow the act. `unknown` serials are not
     registered. If devices were named and one is in these two lists, then nothing was done
     (`is_prevented`). An act on devices that meet criteria leaves the refused ones as they are.
+    Nothing was done either if the devices are not those that the caller expected (`is_outdated`).
     """
 
     changed: list[ActedDevice] = field(default_factory=list)
@@ -74,6 +78,20 @@ class ActResult:
     refused: list[ActedDevice] = field(default_factory=list)
     unknown: list[str] = field(default_factory=list)
     is_prevented: bool = False
+    is_outdated: bool = False
+
+    @property
+    def fingerprint(self) -> str:
+        """Return a digest of the devices and of their statuses before the act, in hex.
+
+        It is another one as soon as a device is added or gone, or its status was changed.
+        """
+        found = [*self.changed, *self.unchanged, *self.refused]
+        states = sorted(
+            (each.device_serial, each.status.value, f"{each.reason} {each.changed_at}")
+            for each in found
+        )
+        return sha256(repr((states, self.unknown)).encode()).hexdigest()
 
     def check(self, change: StatusChange) -> None:
         """Raise UnknownDeviceError or DeviceStatusError if the act was prevented."""
@@ -102,21 +120,27 @@ def change_devices(
     change: StatusChange,
     *,
     dry_run: bool = False,
+    expected: str | None = None,
+    chosen_by: Facts | None = None,
 ) -> ActResult:
     """Change the status of devices in one transaction; with `dry_run`, only tell what would change.
 
-    `wanted` has serials as for `find_named`, or criteria. Raises DeviceStatusError if the change
+    `wanted` has serials as for `find_named`, or criteria. Nothing is done if `expected` is not the
+    fingerprint of the result: the devices changed since a dry run. `chosen_by` goes into the trail
+    of acts, for serials that a filter has found. Raises DeviceStatusError if the change
     does not make sense, UnknownDeviceError if a serial means several devices, ConfigurationError if
     there are no criteria, and DatabaseUnavailableError. What the devices themselves prevent is in
     the result: see `ActResult`.
     """
-
     # Criteria may need a scan of the register. Everything else is in statements of 1,000 devices.
     seconds = LONG_SECONDS if isinstance(wanted, DeviceCriteria) else USUAL_SECONDS
     if dry_run:
         with database.read(seconds) as connection:
             return act_on_devices(connection, wanted, change, dry_run=True)
-    return database.transact(lambda each: act_on_devices(each, wanted, change), seconds)
+    return database.transact(
+        lambda each: act_on_devices(each, wanted, change, expected=expected, chosen_by=chosen_by),
+        seconds,
+    )
 
 
 def act_on_devices(
@@ -125,11 +149,13 @@ def act_on_devices(
     change: StatusChange,
     *,
     dry_run: bool = False,
+    expected: str | None = None,
+    chosen_by: Facts | None = None,
 ) -> ActResult:
     """Change the status of devices in the caller's transaction, which should do little after it.
 
-    From then on, validations wait for the commit. Raises as `change_devices`. If the act is
-    prevented, nothing was changed.
+    From then on, validations wait for the commit. Arguments and errors are those of
+    `change_devices`. If the act is prevented or outdated, nothing was changed.
     """
     now = database_time(transaction)
     change.check(now)
@@ -140,8 +166,10 @@ def act_on_devices(
     result.unknown = unknown
     by_name = not isinstance(wanted, DeviceCriteria)
     result.is_prevented = by_name and bool(unknown or result.refused)
-    if not dry_run and not result.is_prevented and result.changed:
-        criteria = wanted if isinstance(wanted, DeviceCriteria) else None
+    result.is_outdated = expected is not None and expected != result.fingerprint
+    is_refused = result.is_prevented or result.is_outdated
+    if not dry_run and not is_refused and result.changed:
+        criteria = asdict(wanted) if isinstance(wanted, DeviceCriteria) else chosen_by
         _write(transaction, result.changed, change, now, criteria)
         finish(transaction)
     return result
@@ -285,14 +313,14 @@ def _judge(connection: Connection, serials: Sequence[str], change: StatusChange)
     }
     columns = (
         *(_serial, devices.c.device_family, devices.c.status, devices.c.status_reason),
-        *(revoked.c.revocation_reason, revoked.c.invalid_since),
+        *(revoked.c.revocation_reason, revoked.c.invalid_since, devices.c.status_changed_at),
     )
     same = revoked.c.certificate_serial == devices.c.certificate_serial
     query = select(*columns).join_from(devices, revoked, same, isouter=True).order_by(_serial)
     for some in _chunks(serials):
         rows = connection.execute(query.where(is_any_of(connection, _serial, some)))
-        for serial, family, status, told, reason, since in rows:
-            device = ActedDevice(serial, family, DeviceStatus(status), told, since)
+        for serial, family, status, told, reason, since, changed_at in rows:
+            device = ActedDevice(serial, family, DeviceStatus(status), told, since, changed_at)
             lists[judge(change, device.status, reason, since)].append(device)
     return result
 
@@ -302,7 +330,7 @@ def _write(
     changed: Sequence[ActedDevice],
     change: StatusChange,
     now: datetime,
-    criteria: DeviceCriteria | None = None,
+    criteria: Facts | None = None,
 ) -> None:
     """Change devices, and record the act with the criteria that they met, if there were any."""
     _record(transaction, changed, change, criteria)
@@ -337,14 +365,14 @@ def _record(
     transaction: Connection,
     changed: Sequence[ActedDevice],
     change: StatusChange,
-    criteria: DeviceCriteria | None,
+    criteria: Facts | None,
 ) -> None:
     after = _facts(change.act.status, change.reason, change.invalid_since)
     subjects = [
         Subject(each.device_serial, _facts(each.status, each.reason, each.compromised_since), after)
         for each in changed
     ]
-    more = None if criteria is None else {"criteria": asdict(criteria)}
+    more = None if criteria is None else {"criteria": criteria}
     trail.record(
         transaction, change.actor, change.act.kind, subjects, reason=change.reason, more=more
     )

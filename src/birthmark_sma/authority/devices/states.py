@@ -111,6 +111,14 @@ def retire(actor: Actor) -> StatusChange:
     return StatusChange(Act.RETIRE, CESSATION, actor)
 
 
+def list_acts(status: DeviceStatus) -> list[Act]:
+    """Return the acts that can change a device with this status.
+
+    A revoked device can be revoked again, for a stronger reason.
+    """
+    return [act for act in Act if status in _FROM[act] or act is Act.REVOKE]
+
+
 class Effect(StrEnum):
     """The effect of an act on one device."""
 

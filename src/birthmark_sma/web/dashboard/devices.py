@@ -25,6 +25,7 @@ from birthmark_sma.authority.devices import (
 )
 from birthmark_sma.authority.devices.revocation import find_named
 from birthmark_sma.authority.devices.search import DeviceFilter
+from birthmark_sma.authority.devices.states import Act, list_acts
 from birthmark_sma.authority.devices.store import Device
 from birthmark_sma.authority.renewal.information import find_window
 from birthmark_sma.authority.renewal.registration import find_current
@@ -32,16 +33,11 @@ from birthmark_sma.authority.renewal.rules import find_obstacle
 from birthmark_sma.authority.validation import audit_search
 from birthmark_sma.authority.validation.audit_search import AuditFilter
 from birthmark_sma.protocol.verdict import DeviceStatus
+from birthmark_sma.web.dashboard.actions.selection import filter_query, parse_filter
 from birthmark_sma.web.dashboard.certificate_view import CertificateView
 from birthmark_sma.web.dashboard.rendering import render_page
 from birthmark_sma.web.middleware.timeouts import run_with_timeout
-from birthmark_sma.web.query_params import (
-    link,
-    parse_choice,
-    parse_name,
-    parse_text,
-    refused,
-)
+from birthmark_sma.web.query_params import link, parse_name, refused
 from birthmark_sma.web.server_state import ApiRequest
 
 LIST = "/dashboard/devices"
@@ -67,28 +63,20 @@ router = APIRouter(include_in_schema=False)
 @router.get(LIST)
 async def list_devices(request: ApiRequest) -> Response:
     """Show a page of the devices that match the filter, sorted by serial."""
-    wanted = DeviceFilter(
-        begins=parse_text(request, "q"),
-        family=parse_name(request, "family"),
-        status=parse_choice(request, "status", DeviceStatus),
-        flagged=parse_text(request, "flagged") is not None,
-    )
+    wanted = parse_filter(request)
     after = parse_name(request, "after")
 
     def read(connection: Connection) -> dict[str, Any]:
         # One more than a page, to know whether there is a next page.
         found = device_search.search(connection, wanted, limit=_A_PAGE + 1, after=after)
         families = device_store.count_by_family(connection)
-        query = {
-            "q": wanted.begins,
-            "family": wanted.family,
-            "status": wanted.status,
-            "flagged": "yes" if wanted.flagged else None,
-        }
+        query = filter_query(wanted)
         shown = found[:_A_PAGE]
         more = len(found) > _A_PAGE
         return {
             "devices": shown,
+            "query": query,
+            "acts": list(Act),
             "wanted": wanted,
             "is_filtered": wanted != DeviceFilter(),
             "families": list(families)[:_MOST_FAMILIES],
@@ -152,6 +140,7 @@ def _read(connection: Connection, authority: Authority, device_serial: str) -> d
     grace = timedelta(days=authority.settings.renewal_grace_days)
     return {
         "device": device,
+        "device_acts": list_acts(device.status),
         "certificate": CertificateView.of("device", certificate, now),
         "chain": [
             CertificateView.of(name, x509.load_pem_x509_certificate(pem.encode()), now)

@@ -20,7 +20,7 @@ from birthmark_sma.authority.access.sessions import form_token
 from birthmark_sma.counts import counted
 from birthmark_sma.web.dashboard.static_files import static_url
 from birthmark_sma.web.middleware.timeouts import run_with_timeout
-from birthmark_sma.web.routes import TABLE
+from birthmark_sma.web.routes import ROUTES, TABLE, Route
 from birthmark_sma.web.server_state import ApiRequest
 
 POLICY = (
@@ -63,6 +63,7 @@ def render(request: ApiRequest, template: str, **values: Any) -> str:
             path=request.url.path,
             form_token=None if token is None else form_token(token),
             signed_in_as=_name_of_key(request),
+            may=lambda path: _may_act(request, ROUTES[path]),
             **values,
         )
     )
@@ -76,6 +77,18 @@ def html_response(html: str, status: int = 200, headers: dict[str, str] | None =
         {"Content-Security-Policy": POLICY, "Cache-Control": "no-store", **(headers or {})},
         "text/html; charset=utf-8",
     )
+
+
+def _may_act(request: ApiRequest, route: Route) -> bool:
+    """Return whether to show the person a link to a page that changes something.
+
+    On an open server, a person without a key is led to the sign-in page by it.
+    """
+    caller = request.context.caller
+    if caller is None or caller.key is None:
+        return True
+    is_allowed = route.scopes is None or caller.key.scope in route.scopes
+    return is_allowed and request.context.session_token is not None
 
 
 def _name_of_key(request: ApiRequest) -> str | None:
@@ -104,6 +117,7 @@ def _environment() -> Environment:
         "moment": moment,
         "stamp": stamp,
         "exact": exact,
+        "field": field,
         "milliseconds": milliseconds,
         "parts": parts,
         "day": day,
@@ -145,6 +159,11 @@ def exact(value: datetime | None) -> Markup:
     if value is None:
         return _time(None, "")
     return _time(value, f"%Y-%m-%d %H:%M:%S.{value.microsecond // 1000:03} UTC")
+
+
+def field(value: datetime) -> str:
+    """Format a UTC time without its zone, as an HTML datetime-local field has it."""
+    return value.replace(tzinfo=None).isoformat()
 
 
 def day(value: datetime | None) -> Markup:

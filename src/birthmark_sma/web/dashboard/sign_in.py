@@ -6,37 +6,44 @@ token, never the key.
 
 import hmac
 import secrets
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import urlsplit
 
 from fastapi import APIRouter
 from starlette.responses import RedirectResponse, Response
 
 from birthmark_sma.authority.access import sessions
-from birthmark_sma.authority.access.sessions import is_form_token
 from birthmark_sma.config import Access
 from birthmark_sma.errors import InsufficientScopeError, UnauthenticatedError
 from birthmark_sma.web.dashboard import rendering
+from birthmark_sma.web.dashboard.forms import parse_fields, read_form, read_session_form
 from birthmark_sma.web.dashboard.session_middleware import read_cookie, session_cookie
 from birthmark_sma.web.middleware.timeouts import run_with_timeout
-from birthmark_sma.web.problems import RequestError
-from birthmark_sma.web.routes import DASHBOARD, DOCS, REDOC, SIGN_IN, SIGN_OUT
+from birthmark_sma.web.routes import (
+    DASHBOARD,
+    DOCS,
+    REDOC,
+    ROUTES,
+    SIGN_IN,
+    SIGN_OUT,
+    UNKNOWN_PAGE,
+    Route,
+)
 from birthmark_sma.web.server_state import ApiRequest
 
 HOME = DASHBOARD.path
 """The dashboard's start page."""
 
 _DOCUMENTATION = frozenset({DOCS.path, REDOC.path})
-_FORM_BYTES = 4_096
-_FORM_TYPE = "application/x-www-form-urlencoded"
 _SECONDS = 10.0
 
 router = APIRouter(include_in_schema=False)
 
 
 async def show_form(request: ApiRequest) -> Response:
-    """Show the sign-in form, or redirect to the page that was wanted if access is open."""
-    place = _local_path(_read_fields(request.scope["query_string"]).get("next", ""))
-    if request.server.authority.settings.resolved_access is Access.OPEN:
+    """Show the sign-in form, or redirect to the page that was wanted if it is open to everybody."""
+    place = _local_path(parse_fields(request.scope["query_string"]).get("next", ""))
+    is_open = request.server.authority.settings.resolved_access is Access.OPEN
+    if is_open and not _find_route(place).needs_key:
         response = RedirectResponse(place, 303)
         # The cookie of an expired session would otherwise cause a redirect loop.
         if request.context.known_caller.key is None:
@@ -51,7 +58,7 @@ async def sign_in(request: ApiRequest) -> Response:
     The form's hidden field must equal the form cookie of this browser. Otherwise a page of another
     site could sign a person in with an attacker's key (login CSRF).
     """
-    form = await _read_form(request)
+    form = await read_form(request)
     place = _local_path(form.get("next", ""))
     before = read_cookie(request.context, _form_cookie(request))
     shown = form.get("form", "")
@@ -90,12 +97,10 @@ async def sign_out(request: ApiRequest) -> Response:
 
     Raises RequestError if the form comes from another site.
     """
-    form = await _read_form(request)
     token = request.context.session_token
+    await (read_form if token is None else read_session_form)(request)
     response = RedirectResponse(SIGN_IN.path, 303, {"Cache-Control": "no-store"})
     if token is not None:
-        if not is_form_token(form.get("form", ""), token):
-            raise RequestError("foreign-form", "This form does not come from the dashboard.")
         database = request.server.authority.database
         await run_with_timeout(
             request.server.quick, lambda: sessions.sign_out(database, token), _SECONDS
@@ -118,29 +123,6 @@ def _form(request: ApiRequest, place: str, fault: str | None = None, status: int
     return response
 
 
-async def _read_form(request: ApiRequest) -> dict[str, str]:
-    """Return the fields of a form of at most 4,096 bytes. If a name occurs twice, the last counts.
-
-    Raises RequestError for another media type or a larger body.
-    """
-    types = request.headers.getlist("content-type")
-    if [each.partition(";")[0].strip().lower() for each in types] != [_FORM_TYPE]:
-        raise RequestError("unsupported-media-type", f"Send the form as {_FORM_TYPE}.")
-    body = bytearray()
-    async for part in request.stream():
-        body += part
-        if len(body) > _FORM_BYTES:
-            raise RequestError("body-too-large", f"A form here has at most {_FORM_BYTES} bytes.")
-    return _read_fields(bytes(body))
-
-
-def _read_fields(encoded: bytes) -> dict[str, str]:
-    try:
-        return dict(parse_qsl(encoded.decode("utf-8", "replace"), max_num_fields=16))
-    except ValueError:  # more than 16 fields: not a form or link of the dashboard
-        return {}
-
-
 def _local_path(text: str) -> str:
     """Return the path if it is a page of the dashboard or of the documentation, else HOME.
 
@@ -159,6 +141,10 @@ def _local_path(text: str) -> str:
     ours = parts.path == HOME or parts.path.startswith(HOME + "/")
     away = parts.scheme or parts.netloc or ".." in parts.path or parts.path == SIGN_OUT.path
     return text if ours and not away and parts.path != SIGN_IN.path else HOME
+
+
+def _find_route(place: str) -> Route:
+    return ROUTES.get(urlsplit(place).path, UNKNOWN_PAGE)
 
 
 def _form_cookie(request: ApiRequest) -> str:

@@ -26,7 +26,7 @@ from birthmark_sma.errors import InsufficientScopeError, UnauthenticatedError
 from birthmark_sma.http_requests import is_loopback
 from birthmark_sma.web.problems import MISDIRECTED, RequestError
 from birthmark_sma.web.request_context import RequestContext
-from birthmark_sma.web.routes import ANYONE, Credentials, Scopes
+from birthmark_sma.web.routes import ANYONE, Credentials, Route
 
 _SCHEME = b"bearer "
 _KNOWN_HOSTS = 64  # accepted Host values that are remembered; senders choose them
@@ -86,7 +86,7 @@ class Authenticator:
         if self._published and route.credentials is Credentials.IGNORED_IF_PUBLISHED:
             return None
         # A wrong bearer key raises: a session or certificate never takes its place.
-        key = self._bearer_key(context) or self._ambient_key(context, route.scopes)
+        key = self._bearer_key(context) or self._ambient_key(context, route)
         if key is None:
             return None
         if route.scopes is not None and key.scope not in route.scopes:
@@ -113,7 +113,7 @@ class Authenticator:
         _check_in_force(key, self._key_cache.now())
         return key
 
-    def _ambient_key(self, context: RequestContext, scopes: Scopes) -> AccessKey | None:
+    def _ambient_key(self, context: RequestContext, route: Route) -> AccessKey | None:
         """Return the key of a session or client certificate, or None if none is needed.
 
         Browsers and TLS clients send these with every request. So a route for anyone, such as the
@@ -125,9 +125,9 @@ class Authenticator:
                 _check_in_force(key, self._key_cache.now())
                 return key
         except UnauthenticatedError:
-            if scopes is not ANYONE:
+            if route.scopes is not ANYONE:
                 raise
-        if scopes is ANYONE:
+        if route.scopes is ANYONE:
             return None
         if context.shows_session:
             raise UnauthenticatedError("This session is over. Sign in again.")
@@ -136,7 +136,7 @@ class Authenticator:
                 "No access key belongs to this client certificate. The operator creates one with:"
                 " sma keys create --client-cert"
             )
-        if not self._open:
+        if not self._open or route.needs_key:
             raise UnauthenticatedError(
                 "Send an access key: Authorization: Bearer sma_... The operator creates one with:"
                 " sma keys create"

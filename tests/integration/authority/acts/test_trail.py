@@ -83,6 +83,27 @@ def test_who_suspended_this_device(authority: Authority) -> None:
     assert find(database, subject=first, subject_kind="ca") == []
 
 
+def test_the_act_of_a_request(authority: Authority, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The newest of them, among the latest acts alone: request ids have no index."""
+    [serial] = register(authority, 1)
+    database = authority.database
+
+    def found(request_id: str) -> RecordedAct | None:
+        with database.read() as connection:
+            return search.find_by_request(connection, request_id)
+
+    assert found("req-1") is None
+    change_devices(database, [serial], states.suspend(REMOTE))
+    change_devices(database, [serial], states.reinstate(REMOTE))
+    change_devices(database, [serial], states.retire(ACTOR))
+    act = found("req-1")
+    assert act is not None
+    assert (act.act, act.subject) == ("device.reinstate", serial)
+    assert found("req-2") is None
+    monkeypatch.setattr(search, "_LATEST", 1)
+    assert found("req-1") is None
+
+
 def test_a_failed_act_leaves_none(authority: Authority, monkeypatch: pytest.MonkeyPatch) -> None:
     """The record is in the transaction of the act, which fails at its very end."""
     serials = register(authority, 3)

@@ -51,10 +51,12 @@ def act(
     authority: Authority,
     wanted: Sequence[str] | DeviceCriteria,
     change: StatusChange,
-    **options: bool,
+    *,
+    dry_run: bool = False,
+    expected: str | None = None,
 ) -> ActResult:
     """Do an act on the authority's devices."""
-    return change_devices(authority.database, wanted, change, **options)
+    return change_devices(authority.database, wanted, change, dry_run=dry_run, expected=expected)
 
 
 def statuses(authority: Authority) -> dict[str, str]:
@@ -96,6 +98,22 @@ def test_many_devices_in_one_act(authority: Authority) -> None:
     assert before - second <= found.status_changed_at <= authority.database.clock.now() + second
     again = act(authority, serials, COMPROMISED)
     assert (again.changed, names(again.unchanged)) == ([], serials)
+
+
+def test_devices_that_changed_since_a_dry_run(authority: Authority) -> None:
+    """Nothing is done: for another device, another status, and a status that was changed back."""
+    first, second = register(authority, device(1), device(2))
+    seen = act(authority, [first, second], SUSPEND, dry_run=True).fingerprint
+    assert act(authority, [first], SUSPEND, expected=seen).is_outdated
+    for change in (SUSPEND, REINSTATE):
+        assert not act(authority, [second], change).is_outdated
+        refused = act(authority, [first, second], SUSPEND, expected=seen)
+        assert refused.is_outdated
+        assert not refused.is_prevented
+    assert statuses(authority) == {first: "active", second: "active"}
+    seen = act(authority, [first, second], SUSPEND, dry_run=True).fingerprint
+    assert not act(authority, [second, first], SUSPEND, expected=seen).is_outdated
+    assert set(statuses(authority).values()) == {"suspended"}
 
 
 def test_an_entry_knows_when_its_certificate_expires(authority: Authority) -> None:

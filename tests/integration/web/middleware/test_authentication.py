@@ -112,6 +112,8 @@ def locked(
 WINDOW = "/api/v1/devices/renewal-info/{certificate_id}"
 MONITOR = {"monitor", "read", "operate", "admin"}
 READ = MONITOR - {"monitor"}
+OPERATE = READ - {"read"}
+ADMIN = {"admin"}
 EVERY = {"provision", "validate", *MONITOR}
 API = "/api/v1"
 ACTS = ("suspend", "reinstate", "revoke", "retire", "re-enrol")
@@ -171,6 +173,19 @@ ROUTES: dict[tuple[str, str], set[str] | None] = {
     ("GET", "/dashboard/validations"): READ,
     ("GET", "/dashboard/validations.csv"): READ,
     ("GET", "/dashboard/validations.jsonl"): READ,
+    ("GET", "/dashboard/devices/act"): OPERATE,
+    ("POST", "/dashboard/devices/act"): OPERATE,
+    ("GET", "/dashboard/device/re-enrolment"): OPERATE,
+    ("POST", "/dashboard/device/re-enrolment"): OPERATE,
+    ("GET", "/dashboard/flags"): READ,
+    ("GET", "/dashboard/flags/review"): OPERATE,
+    ("POST", "/dashboard/flags/review"): OPERATE,
+    ("GET", "/dashboard/keys/create"): ADMIN,
+    ("POST", "/dashboard/keys/create"): ADMIN,
+    ("GET", "/dashboard/keys/rotate"): ADMIN,
+    ("POST", "/dashboard/keys/rotate"): ADMIN,
+    ("GET", "/dashboard/keys/revoke"): ADMIN,
+    ("POST", "/dashboard/keys/revoke"): ADMIN,
     ("GET", "/dashboard/sign-in"): None,
     ("POST", "/dashboard/sign-in"): None,
     ("POST", "/dashboard/sign-out"): READ,

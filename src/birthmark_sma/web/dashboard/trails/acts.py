@@ -11,6 +11,7 @@ from starlette.responses import Response, StreamingResponse
 from birthmark_sma.authority.acts import search
 from birthmark_sma.authority.acts.actor import ActKind, Source
 from birthmark_sma.authority.acts.search import ActFilter, Place
+from birthmark_sma.web.dashboard.actions.undo import find_undo
 from birthmark_sma.web.dashboard.rendering import render_page
 from birthmark_sma.web.dashboard.trails.audit_log import as_field, as_time
 from birthmark_sma.web.dashboard.trails.export import stream_export
@@ -77,6 +78,7 @@ async def show_act(request: ApiRequest) -> Response:
     if act_id is None:
         raise refused("id is the number of the act.")
     after = parse_name(request, "after") or ""
+    is_done = parse_text(request, "done") is not None
 
     def read(connection: Connection) -> dict[str, Any]:
         act = search.find(connection, act_id)
@@ -86,6 +88,8 @@ async def show_act(request: ApiRequest) -> Response:
         more = len(found) > _A_PAGE
         return {
             "act": act,
+            "is_done": is_done,
+            "undo": find_undo(act),
             "more": {name.replace("_", " "): _text(value) for name, value in act.more.items()},
             "changes": _compare(act.before, act.after),
             "subjects": [(each.name, _compare(each.before, each.after)) for each in shown],
