@@ -16,6 +16,7 @@ from cryptography import x509
 
 from birthmark_sma.authority.access.cache import AccessKeyCache
 from birthmark_sma.authority.background.abuse_detection import AbuseDetection
+from birthmark_sma.authority.background.audit_checkpoints import AuditCheckpoints
 from birthmark_sma.authority.background.audit_upkeep import AuditUpkeep
 from birthmark_sma.authority.background.clock_check import ClockCheck
 from birthmark_sma.authority.background.key_reload import KeyReloader
@@ -221,6 +222,7 @@ def open_authority(
         background_tasks=(
             validator.activity,
             AuditUpkeep(database, settings.audit_retention_days),
+            AuditCheckpoints(database, parts.secrets.keks),
             AbuseDetection(database, make_abuse_policy(settings), settings.abuse),
             ClockCheck(database),
             WriteCheck(

@@ -68,6 +68,7 @@ _DATABASE = (
     *("renewals order", "renewals list", "renewals cancel"),
     *("tables show", "tables list", "tables stragglers", "tables end", "tables exposure"),
     *("ca show", "ca list", "history prune", "history partitions"),
+    *("audit verify", "audit checkpoints", "audit public-key"),
     *("validations list", "validations show"),
     *("keys create", "keys list", "keys revoke", "keys rotate"),
     *("acts list", "acts show", "acts export", "secrets forget-previous"),

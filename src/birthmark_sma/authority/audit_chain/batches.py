@@ -22,6 +22,10 @@ _HEAD_PREFIX = b"\x02"
 _pack = struct.Struct(">qqqq").pack
 
 
+ACTS = "acts"
+"""The name of the one chain of acts."""
+
+
 class Kind(StrEnum):
     """The kinds of rows in a batch."""
 

@@ -22,6 +22,9 @@ SALT_BYTES = 16
 CUT_BYTES = 16
 """So many bytes of each leaf are stored beside the root, to find the row that differs."""
 
+ABSENT_LEAF = sha256(LEAF_PREFIX).digest()
+"""Stands for an id that no row had, in a batch of rows from before there were chains."""
+
 ROW_FIELDS = (
     "encrypted_nuc_hash",
     "table_id",

@@ -8,6 +8,7 @@ import pytest
 from birthmark_sma.authority.validation.store import make_store
 from birthmark_sma.protocol.verdict import DeviceStatus, Reason
 from birthmark_sma.storage.engine import Database
+from birthmark_sma.storage.outages.commit_marks import CommitMark
 from tests.integration.authority.devices.test_store import add
 from tests.support.audit_rows import AuditWriter, judged
 from tests.support.authorities import counted_statements, rows_of

@@ -1,4 +1,7 @@
-"""Chains of the audit log and of the acts, checkpoints, and the key that signs them."""
+"""Chains of the audit log and of the acts, checkpoints, and the key that signs them.
+
+`authority.initialisation.record_migration` chains the rows that there are, in the same transaction.
+"""
 
 import sqlalchemy as sa
 from alembic import op
