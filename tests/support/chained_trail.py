@@ -1,4 +1,4 @@
-"""A small trail with chains and checkpoints, written as a server writes it, and its verification."""
+"""A small trail with chains and checkpoints, as a server writes it, and its verification."""
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
@@ -78,7 +78,7 @@ class ChainedTrail:
     def notes(self) -> list[tuple[int, str]]:
         """Return all checkpoints, as an operator keeps them elsewhere."""
         with self.database.read() as connection:
-            return [tuple(each) for each in checkpoints.read_notes(connection)]
+            return list(checkpoints.read_notes(connection))
 
 
 def make_row(at: datetime, number: int) -> AuditRow:

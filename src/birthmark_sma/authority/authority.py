@@ -221,7 +221,7 @@ def open_authority(
         key_cache=key_cache,
         background_tasks=(
             validator.activity,
-            AuditUpkeep(database, settings.audit_retention_days),
+            AuditUpkeep(database, settings.audit_retention_days, parts.secrets.keks),
             AuditCheckpoints(database, parts.secrets.keks),
             AbuseDetection(database, make_abuse_policy(settings), settings.abuse),
             ClockCheck(database),
@@ -238,7 +238,7 @@ def open_authority(
             CrlPublication(database, parts.issuers, served_crls),
             ocsp_delegation,
             *((WalCheckpoint(database),) if settings.uses_sqlite else ()),
-            *((SandboxExpiry(database),) if parts.sandbox else ()),
+            *((SandboxExpiry(database, parts.secrets.keks),) if parts.sandbox else ()),
         ),
         rate_limits=rate_limits,
         sandbox=parts.sandbox,

@@ -6,7 +6,7 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import NamedTuple
 
 from sqlalchemy import Connection, insert, select
@@ -17,6 +17,7 @@ from birthmark_sma.authority.audit_chain.checkpoint import Checkpoint, Signed, p
 from birthmark_sma.authority.audit_chain.keys import open_key
 from birthmark_sma.authority.audit_chain.signed_note import sign
 from birthmark_sma.authority.kek.wrapping import KeyEncryptionKeys
+from birthmark_sma.storage.locks import AdvisoryLock, wait_for_lock
 from birthmark_sma.storage.portable_sql import database_time
 from birthmark_sma.storage.schema.audit_chain import audit_checkpoints
 
@@ -42,15 +43,25 @@ class Pruning:
 
 
 def make_checkpoint(
-    transaction: Connection, keks: KeyEncryptionKeys, pruning: Pruning | None = None
+    transaction: Connection,
+    keks: KeyEncryptionKeys,
+    pruning: Pruning | None = None,
+    *,
+    least_age: timedelta = timedelta(0),
 ) -> Checkpoint | None:
     """Sign the heads of all chains and store the checkpoint.
 
-    Return None, with nothing done, if no chain has grown and nothing is pruned, or if there is no
-    key yet. If another process makes one at the same time, one of both raises IntegrityError.
+    Return None, with nothing done, if no chain has grown and nothing is pruned, if the last one is
+    not as old as `least_age`, or if there is no key yet. A lock lets one process at a time do this.
+    Raises ValueError if the checkpoints in the database do not fit each other.
     """
+    wait_for_lock(transaction, AdvisoryLock.CHECKPOINTS)
+    now = database_time(transaction)
     key = open_key(transaction, keks)
-    if key is None:
+    last = transaction.execute(
+        select(_columns.made_at).order_by(_columns.number.desc()).limit(1)
+    ).scalar_one_or_none()
+    if key is None or (last is not None and timedelta(0) <= now - last < least_age):
         return None
     signed = read_sum(transaction)
     ends = store.list_ends(transaction)
@@ -59,9 +70,9 @@ def make_checkpoint(
     gone = {} if pruning is None else pruning.gone
     made = signed.follow(
         ends,
-        database_time(transaction),
+        now,
         lists_all=pruning is not None or (signed.number + 1) % _FULL_EACH == 1,
-        pruned=pruning and pruning.before,
+        pruned=None if pruning is None else pruning.before,
         gone=gone,
     )
     transaction.execute(
@@ -69,6 +80,7 @@ def make_checkpoint(
             number=made.number,
             made_at=made.made_at,
             lists_all=made.lists_all,
+            pruned_before=made.pruned,
             note=sign(made.as_text(), key),
         )
     )
@@ -89,6 +101,20 @@ def read_sum(connection: Connection) -> Signed:
         begins = checkpoint.number == start
         signed = (signed.skip_to if begins else signed.add)(checkpoint, note)
     return signed
+
+
+def find_pruning(connection: Connection) -> Pruning | None:
+    """Return the last pruning that was signed."""
+    note = connection.execute(
+        select(_columns.note)
+        .where(_columns.pruned_before.is_not(None))
+        .order_by(_columns.number.desc())
+        .limit(1)
+    ).scalar_one_or_none()
+    if note is None:
+        return None
+    checkpoint = parse(text_of(note))
+    return Pruning(checkpoint.pruned, checkpoint.gone) if checkpoint.pruned else None
 
 
 def read_notes(connection: Connection, since: int = 0) -> Iterator[StoredNote]:

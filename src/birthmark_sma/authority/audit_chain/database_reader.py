@@ -48,7 +48,7 @@ class DatabaseReader:
         """Yield all batches by writer and sequence, without their leaves."""
         columns = [each for each in _columns if each is not _batches.leaves]
         for row in self._stream(select(*columns).order_by(_batches.writer, _batches.sequence)):
-            yield AuditBatch(*row, None)
+            yield AuditBatch._make([*row, None])
 
     def days(self) -> Iterator[datetime]:
         """Yield the days that have rows or batches of validations."""

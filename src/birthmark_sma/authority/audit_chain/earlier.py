@@ -7,8 +7,9 @@ one chain, whose last head covers every row.
 import secrets
 from collections.abc import Iterator
 from datetime import datetime, timedelta
+from typing import Any
 
-from sqlalchemy import Connection, Row, func, select
+from sqlalchemy import Connection, func, select
 
 from birthmark_sma.authority.audit_chain import store
 from birthmark_sma.authority.audit_chain.batches import START, AuditBatch, End, Kind, seal
@@ -55,7 +56,7 @@ def _batches_of_day(transaction: Connection, day: datetime, end: End) -> Iterato
         .order_by(history.c.id)
         .execution_options(yield_per=_SPAN)
     )
-    some: list[Row[tuple[object, ...]]] = []
+    some: list[Any] = []
     for row in rows:
         if some and row[0] >= some[0][0] + _SPAN:
             batch = _seal(some, day, end)
@@ -66,7 +67,7 @@ def _batches_of_day(transaction: Connection, day: datetime, end: End) -> Iterato
         yield _seal(some, day, end)
 
 
-def _seal(rows: list[Row[tuple[object, ...]]], day: datetime, end: End) -> AuditBatch:
+def _seal(rows: list[Any], day: datetime, end: End) -> AuditBatch:
     salt = secrets.token_bytes(SALT_BYTES)
     first_id = int(rows[0][0])
     leaves = [ABSENT_LEAF] * (int(rows[-1][0]) - first_id + 1)
@@ -96,6 +97,6 @@ def _chain_acts(transaction: Connection) -> None:
         subjects = transaction.execute(
             select(of.subject, of.before, of.after).where(of.act_id == act["id"])
         )
-        batch = store.seal_act(end, act, [tuple(each) for each in subjects])
+        batch = store.seal_act(end, dict(act), [tuple(each) for each in subjects])
         store.add_batches(transaction, [batch])
         end = batch.end

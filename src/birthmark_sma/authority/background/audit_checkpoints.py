@@ -5,10 +5,10 @@ what it did not read from the database, and never repair a chain.
 """
 
 import logging
-from datetime import datetime
+from datetime import datetime, timedelta
+from functools import partial
 
 from sqlalchemy import Connection
-from sqlalchemy.exc import IntegrityError
 
 from birthmark_sma.authority.acts import trail
 from birthmark_sma.authority.acts.actor import ActKind, Actor, Source
@@ -17,16 +17,16 @@ from birthmark_sma.authority.audit_chain import checkpoints, keys
 from birthmark_sma.authority.kek.wrapping import KeyEncryptionKeys
 from birthmark_sma.runtime.background_task import BackgroundTask
 from birthmark_sma.storage.engine import Database
-from birthmark_sma.storage.locks import AdvisoryLock, only_one
 from birthmark_sma.storage.portable_sql import database_time
 
+_LEAST_AGE = timedelta(seconds=50)  # each process of a server tries it once a minute
 _SERVER = Actor("audit-checkpoints", Source.SERVER)
 
 _log = logging.getLogger(__name__)
 
 
 class AuditCheckpoints(BackgroundTask):
-    """Makes a checkpoint if a chain has grown. One process at a time does it."""
+    """Makes a checkpoint if a chain has grown. Of all processes, one does it each minute."""
 
     name = "audit-checkpoints"
     every_seconds = 60.0
@@ -41,22 +41,16 @@ class AuditCheckpoints(BackgroundTask):
 
         Log an error and make none if the checkpoints in the database do not fit each other.
         """
-        with only_one(self._database, AdvisoryLock.CHECKPOINTS) as alone:
-            if not alone:
-                return
-            self._database.transact(self._create_key)
-            try:
-                self._database.transact(
-                    lambda transaction: checkpoints.make_checkpoint(transaction, self._keks)
-                )
-            except IntegrityError:  # retention has just made one
-                _log.debug("another process has made this checkpoint")
-            except ValueError as error:
-                _log.error(
-                    "no checkpoint was made: somebody changed those in the database: %s."
-                    " Type: sma audit verify",
-                    error,
-                )
+        self._database.transact(self._create_key)
+        make = partial(checkpoints.make_checkpoint, keks=self._keks, least_age=_LEAST_AGE)
+        try:
+            self._database.transact(make)
+        except ValueError as error:
+            _log.error(
+                "no checkpoint was made: somebody changed those in the database: %s."
+                " Type: sma audit verify",
+                error,
+            )
 
     def _create_key(self, transaction: Connection) -> None:
         created = keys.create_key(transaction, self._keks, database_time(transaction))

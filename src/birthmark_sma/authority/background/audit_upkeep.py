@@ -10,6 +10,7 @@ from datetime import datetime, timedelta
 from sqlalchemy import Connection
 
 from birthmark_sma.authority.background.retention import midnight, prune
+from birthmark_sma.authority.kek.wrapping import KeyEncryptionKeys
 from birthmark_sma.authority.provisioning import idempotency_store
 from birthmark_sma.authority.provisioning.idempotency import IDEMPOTENCY_PERIOD
 from birthmark_sma.runtime.background_task import BackgroundTask
@@ -33,10 +34,13 @@ class AuditUpkeep(BackgroundTask):
     name = "history-upkeep"
     every_seconds = 3600.0
 
-    def __init__(self, database: Database, retention_days: int | None) -> None:
+    def __init__(
+        self, database: Database, retention_days: int | None, keks: KeyEncryptionKeys | None
+    ) -> None:
         super().__init__()
         self._database = database
         self._retention_days = retention_days
+        self._keks = keks
 
     def work(self, now: datetime) -> None:  # noqa: ARG002 - the database's time alone counts
         """Create partitions, delete expired first answers and commit marks, prune the audit trail.
@@ -62,6 +66,6 @@ class AuditUpkeep(BackgroundTask):
         if self._retention_days is None:
             return
         before = midnight(self._database.clock.expired_before(timedelta(days=self._retention_days)))
-        pruned = prune(self._database, before, self.pause)
+        pruned = prune(self._database, before, self.pause, keks=self._keks)
         if pruned.partitions or pruned.rows:
             _log.info("retention: %d partitions, %d rows", len(pruned.partitions), pruned.rows)

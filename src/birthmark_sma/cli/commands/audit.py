@@ -4,7 +4,9 @@ The work is in `authority/audit_chain/`. Nothing here writes to the database or 
 """
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -13,11 +15,20 @@ from typer import Option
 from birthmark_sma.cli.exit_codes import DATABASE, FAILED
 from birthmark_sma.cli.opening import existing_database
 from birthmark_sma.cli.options import Json, command
-from birthmark_sma.cli.output import pause, print_json, print_line, print_stderr, waiting
+from birthmark_sma.cli.output import (
+    pause,
+    print_fields,
+    print_json,
+    print_line,
+    print_stderr,
+    waiting,
+)
 from birthmark_sma.counts import counted
 from birthmark_sma.errors import ConfigurationError
 
 if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
     from birthmark_sma.authority.audit_chain.verification import Finding, Verified
     from birthmark_sma.config import Settings
     from birthmark_sma.storage.engine import Database
@@ -38,9 +49,16 @@ PublicKey = Annotated[
 ]
 
 
+Export = Annotated[
+    Path | None,
+    Option("--export", help="A file of `sma audit export`. Then no database is needed."),
+]
+
+
 @command(app, "audit verify")
 def verify(
     settings: "Settings",
+    export: Export = None,
     kept: Kept = None,
     public_key: PublicKey = None,
     as_json: Json = False,
@@ -49,25 +67,18 @@ def verify(
 
     Exit code 0 if all is as it was written, 1 if not. Servers may run meanwhile. Without
     --checkpoints, it cannot notice that the newest rows were deleted together with their
-    checkpoints. Without --public-key, the key in the database is trusted.
+    checkpoints. Without --public-key, the key in the database or in the export is trusted.
     """
     from birthmark_sma.authority.audit_chain.database_reader import DatabaseReader
-    from birthmark_sma.authority.audit_chain.keys import find_verifier
     from birthmark_sma.authority.audit_chain.verification import Verified, verify
-    from birthmark_sma.storage.locks import hold_snapshot
-    from birthmark_sma.storage.outages.deadlines import LONG_SECONDS
 
     notes = list(_read_kept(kept)) if kept else []
     done = Verified()
     named: list[Finding] = []
     number = 0
-    with (
-        existing_database(settings) as database,
-        waiting("Verifying"),
-        database.read(LONG_SECONDS) as connection,
-    ):
-        hold_snapshot(connection)
-        key = public_key or find_verifier(connection) or ""
+    opened = _opened_trail(settings) if export is None else _opened_export(export)
+    with opened as (connection, stored_key), waiting("Verifying"):
+        key = public_key or stored_key or ""
         for finding in verify(DatabaseReader(connection), key, notes, done):
             number += 1
             if number <= _MOST_NAMED:
@@ -75,6 +86,64 @@ def verify(
     _print_result(named, number, done, key, as_json=as_json)
     if number:
         raise typer.Exit(FAILED)
+
+
+@contextmanager
+def _opened_trail(settings: "Settings") -> "Iterator[tuple[Connection, str | None]]":
+    """Yield one snapshot of the database, and the public key in it."""
+    from birthmark_sma.authority.audit_chain.keys import find_verifier
+    from birthmark_sma.storage.locks import hold_snapshot
+    from birthmark_sma.storage.outages.deadlines import LONG_SECONDS
+
+    with (
+        existing_database(settings) as database,
+        database.read(LONG_SECONDS) as connection,
+    ):
+        hold_snapshot(connection)
+        yield connection, find_verifier(connection)
+
+
+@contextmanager
+def _opened_export(export: Path) -> "Iterator[tuple[Connection, str | None]]":
+    """Yield a database with the rows of an export, and the public key in it."""
+    from birthmark_sma.authority.audit_chain.export import load_export
+
+    with TemporaryDirectory(prefix="sma-audit-") as folder:
+        with waiting("Loading the export"):
+            database, verifier = load_export(export, Path(folder))
+        try:
+            with database.read() as connection:
+                yield connection, verifier
+        finally:
+            database.close()
+
+
+@command(app, "audit export")
+def export(
+    settings: "Settings",
+    output: Annotated[Path, Option("--output", help="The file to write. It must not exist.")],
+    as_json: Json = False,
+) -> None:
+    """Write the trail to a file, which `sma audit verify --export` verifies on any machine.
+
+    It has all audit rows, acts, batches and checkpoints, and no secret. The audit rows name devices
+    and callers.
+    """
+    from birthmark_sma.authority.audit_chain.export import write_export
+
+    with _opened_trail(settings) as (connection, verifier), waiting("Exporting"):
+        try:
+            numbers = write_export(connection, verifier, output)
+        except OSError as error:
+            raise ConfigurationError(
+                f"{output} cannot be written: {error.strerror}. Give a file that does not exist, on"
+                " a disk with room."
+            ) from None
+    if as_json:
+        print_json({"file": str(output), "rows": numbers})
+        return
+    print_fields([(name, f"{number:,} rows") for name, number in numbers.items()])
+    print_line(f"Exported to {output}. Verify it: sma audit verify --export {output}")
 
 
 @command(app, "audit checkpoints")

@@ -3,7 +3,6 @@
 Each attack is SQL on a trail that was verified before, and `verify` names what it did.
 """
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,7 +16,7 @@ IDS = "SELECT id FROM validation_history ORDER BY id"
 
 
 @pytest.fixture
-def trail(database: Database, tmp_path: Path) -> Iterator[ChainedTrail]:
+def trail(database: Database, tmp_path: Path) -> ChainedTrail:
     """Two writers, of today and yesterday, acts, and three checkpoints that sign them all."""
     trail = ChainedTrail(database, tmp_path)
     for days_ago in (1, 0, 0):
@@ -29,7 +28,7 @@ def trail(database: Database, tmp_path: Path) -> Iterator[ChainedTrail]:
     found, done = trail.verify_and_count()
     assert found == []
     assert (done.rows, done.acts, done.batches, done.checkpoints, done.chains) == (24, 6, 12, 3, 3)
-    yield trail
+    return trail
 
 
 def copy_of(database: Database, table: str, row: str, **changed: str) -> str:
@@ -216,7 +215,7 @@ ATTACKS: dict[str, tuple[list[str], set[tuple[str, str]]]] = {
     ),
     "a checkpoint is changed": (
         ["UPDATE audit_checkpoints SET note = replace(note, 'time 2', 'time 3') WHERE number = 2"],
-        {("changed", "checkpoint 2"), ("changed", "checkpoint 3")},
+        {("changed", "checkpoint 2")},
     ),
     "checkpoints change places": (
         [
