@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 
+from sqlalchemy import Connection
+
 from birthmark_sma.authority.acts import trail
 from birthmark_sma.authority.acts.actor import ActKind
 from birthmark_sma.authority.acts.trail import Subject
@@ -60,6 +62,10 @@ class ChainedTrail:
         """Sign the heads."""
         with self.database.write() as transaction:
             assert checkpoints.make_checkpoint(transaction, self.keks) is not None
+
+    def sign(self, transaction: Connection) -> None:
+        """Make a checkpoint in a transaction, if a chain has grown."""
+        checkpoints.make_checkpoint(transaction, self.keks)
 
     def verify(self, kept: Sequence[tuple[int, str]] = ()) -> list[Finding]:
         """Return what is wrong with the trail."""
