@@ -79,7 +79,15 @@ def load_export(path: Path, folder: Path) -> tuple[Database, str | None]:
             for table in _TABLES:
                 _load(database, table, archive)
         verifier: str | None = head["public_key"]
-    except (OSError, zipfile.BadZipFile, KeyError, TypeError, ValueError, SQLAlchemyError):
+    except (
+        OSError,
+        zipfile.BadZipFile,
+        KeyError,
+        TypeError,
+        ValueError,
+        AttributeError,
+        SQLAlchemyError,
+    ):
         database.close()
         raise ConfigurationError(
             f"{path} is no export of the trail, or it is damaged. Export it again: sma audit export"

@@ -18,6 +18,7 @@ from birthmark_sma.storage import partitions
 from birthmark_sma.storage.engine import Database
 from birthmark_sma.storage.outages import commit_marks
 from birthmark_sma.storage.portable_sql import database_time
+from birthmark_sma.storage.postgresql.server_role import may_delete_trail
 
 _MARKS_ARE_KEPT = timedelta(days=1)  # a mark is looked up within seconds
 
@@ -41,6 +42,7 @@ class AuditUpkeep(BackgroundTask):
         self._database = database
         self._retention_days = retention_days
         self._keks = keks
+        self._has_told = False
 
     def work(self, now: datetime) -> None:  # noqa: ARG002 - the database's time alone counts
         """Create partitions, delete expired first answers and commit marks, prune the audit trail.
@@ -64,6 +66,16 @@ class AuditUpkeep(BackgroundTask):
         if made:
             _log.info("partitions were made: %s", ", ".join(made))
         if self._retention_days is None:
+            return
+        with self._database.read() as connection:
+            may_delete = may_delete_trail(connection)
+        if not may_delete:
+            if not self._has_told:
+                _log.warning(
+                    "this server may not delete audit rows: let a timer run sma history prune, as"
+                    " the owner of the database"
+                )
+            self._has_told = True
             return
         before = midnight(self._database.clock.expired_before(timedelta(days=self._retention_days)))
         pruned = prune(self._database, before, self.pause, keks=self._keks)

@@ -70,9 +70,7 @@ SELECT json_group_array(json_array(hex(digest), caller, times))
 FROM brought CROSS JOIN resubmitted_tokens USING (digest, caller)
 """
 
-_APPEND = "INSERT INTO validation_history (id, {names}) VALUES {rows}".replace(
-    "{names}", ", ".join(AuditRow._fields)
-)
+_APPEND = "INSERT INTO validation_history (id, {names}) VALUES {rows}"
 _TIMES = [
     1 + at
     for at, field in enumerate(AuditRow._fields)
@@ -123,6 +121,7 @@ class SqliteStore:
         # Each writer has counter rows of its own, as on PostgreSQL.
         self._writer = secrets.randbelow(_WRITERS)
         self._chain = WriterChain()
+        self._append = _APPEND.replace("{names}", ", ".join(AuditRow._fields))
         self._add_tokens = _ADD_TOKENS.replace("{entry}", _ENTRY)
         self._read_tokens = _READ_TOKENS.replace("{entry}", _ENTRY)
 
@@ -200,7 +199,7 @@ class SqliteStore:
         repeats = [(at, name, own, n) for kind, at, name, n in counts if kind == "repeat"]
         totals = [(kind, name, own, n) for kind, _, name, n in counts]
         for statement, sent, times in (
-            (_APPEND, numbered, _TIMES),
+            (self._append, numbered, _TIMES),
             (_ADD_BATCH, [batch], (_HOUR,)),
             (_COUNT_REASONS, verdicts, (0,)),
             (_COUNT_KINDS, repeats, (0,)),
