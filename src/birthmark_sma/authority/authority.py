@@ -16,6 +16,7 @@ from cryptography import x509
 
 from birthmark_sma.authority.access.cache import AccessKeyCache
 from birthmark_sma.authority.background.abuse_detection import AbuseDetection
+from birthmark_sma.authority.background.audit_checkpoints import AuditCheckpoints
 from birthmark_sma.authority.background.audit_upkeep import AuditUpkeep
 from birthmark_sma.authority.background.clock_check import ClockCheck
 from birthmark_sma.authority.background.key_reload import KeyReloader
@@ -220,7 +221,8 @@ def open_authority(
         key_cache=key_cache,
         background_tasks=(
             validator.activity,
-            AuditUpkeep(database, settings.audit_retention_days),
+            AuditUpkeep(database, settings.audit_retention_days, parts.secrets.keks),
+            AuditCheckpoints(database, parts.secrets.keks),
             AbuseDetection(database, make_abuse_policy(settings), settings.abuse),
             ClockCheck(database),
             WriteCheck(
@@ -236,7 +238,7 @@ def open_authority(
             CrlPublication(database, parts.issuers, served_crls),
             ocsp_delegation,
             *((WalCheckpoint(database),) if settings.uses_sqlite else ()),
-            *((SandboxExpiry(database),) if parts.sandbox else ()),
+            *((SandboxExpiry(database, parts.secrets.keks),) if parts.sandbox else ()),
         ),
         rate_limits=rate_limits,
         sandbox=parts.sandbox,

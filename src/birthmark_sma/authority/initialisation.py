@@ -12,6 +12,7 @@ from sqlalchemy import Connection
 from birthmark_sma.authority.acts import trail
 from birthmark_sma.authority.acts.actor import ActKind, Actor
 from birthmark_sma.authority.acts.trail import Subject
+from birthmark_sma.authority.audit_chain.earlier import chain_earlier
 from birthmark_sma.authority.authority import opened_database
 from birthmark_sma.authority.ca import ceremony
 from birthmark_sma.authority.kek.passphrase_file import find_given_passphrase, find_passphrase
@@ -26,6 +27,8 @@ from birthmark_sma.runtime.secret_files import make_private_directory
 from birthmark_sma.storage.engine import Database, open_database
 from birthmark_sma.storage.migration import migrate
 from birthmark_sma.storage.schema import HEAD_REVISION
+
+_FIRST_WITH_CHAINS = "0016"
 
 
 def is_initialised(settings: Settings) -> bool:
@@ -113,7 +116,12 @@ def initialise(
 
 
 def record_migration(actor: Actor, transaction: Connection, before: str) -> None:
-    """Record the migration of an authority from a schema revision, in its transaction."""
+    """Record the migration of an authority from a schema revision, in its transaction.
+
+    If there were no chains before, this chains all audit rows and acts first.
+    """
+    if before < _FIRST_WITH_CHAINS:
+        chain_earlier(transaction)
     subject = Subject(None, {"schema": before}, {"schema": HEAD_REVISION})
     trail.record(transaction, actor, ActKind.AUTHORITY_MIGRATE, [subject])
 

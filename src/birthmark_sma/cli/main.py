@@ -17,6 +17,7 @@ from birthmark_sma.cli import exit_codes
 from birthmark_sma.cli.batch.command import provision_batch
 from birthmark_sma.cli.commands import (
     acts,
+    audit,
     ca,
     ca_changes,
     demo,
@@ -97,6 +98,7 @@ for group, name in (
     (tables.app, "tables"),
     (ca.app, "ca"),
     (history.app, "history"),
+    (audit.app, "audit"),
     (validations.app, "validations"),
     (keys.app, "keys"),
     (acts.app, "acts"),

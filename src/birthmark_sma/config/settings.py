@@ -58,6 +58,7 @@ _KEK = (
     *_SIZES,
     *("doctor", "restore", "provision", "provision-batch", "validate", "tables populate"),
     *("tables rotate", "ca export", "ca publish-crl", "secrets rotate", "secrets check"),
+    "history prune",
     *("drill", *_CA_CHANGES),
 )
 _DATABASE = (
@@ -67,7 +68,8 @@ _DATABASE = (
     *("devices flagged", "devices reviewed"),
     *("renewals order", "renewals list", "renewals cancel"),
     *("tables show", "tables list", "tables stragglers", "tables end", "tables exposure"),
-    *("ca show", "ca list", "history prune", "history partitions"),
+    *("ca show", "ca list", "history partitions"),
+    *("audit verify", "audit export", "audit checkpoints", "audit public-key"),
     *("validations list", "validations show"),
     *("keys create", "keys list", "keys revoke", "keys rotate"),
     *("acts list", "acts show", "acts export", "secrets forget-previous"),

@@ -46,6 +46,7 @@ from birthmark_sma.runtime.submission import (
 )
 from birthmark_sma.runtime.writer_health import Outcome, WriterHealth
 from birthmark_sma.storage.engine import Database
+from birthmark_sma.storage.outages.commit_marks import CommitMark
 from birthmark_sma.storage.outages.deadlines import QUICK_SECONDS
 from birthmark_sma.storage.outages.retries import retry
 from birthmark_sma.storage.outages.writer_commits import WriterCommits
@@ -126,6 +127,11 @@ class GroupCommit(Generic[Item, Answer]):
         """The start of the current transaction, in nanoseconds of `perf_counter_ns`."""
         self._writer = threading.Thread(target=self._run, name=name, daemon=True)
         self._writer.start()
+
+    @property
+    def next_mark(self) -> CommitMark:
+        """Return the mark of the current transaction. Call it in the handler."""
+        return self._commits.next_mark
 
     def submit(
         self, item: Item, request: LoggedRequest | None = None, caller: str | None = None

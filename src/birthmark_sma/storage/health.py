@@ -10,6 +10,7 @@ from pathlib import Path
 from sqlalchemy import Connection, func, inspect, literal_column, select, table, text
 
 from birthmark_sma.storage.partitions import UNFORESEEN
+from birthmark_sma.storage.postgresql.server_role import TRAIL
 from birthmark_sma.storage.schema import metadata
 from birthmark_sma.storage.schema.validations import validation_counters
 
@@ -96,7 +97,8 @@ def missing_privileges(connection: Connection) -> list[str]:
     """Return the privileges that the service needs and the user lacks, as `INSERT on key_tables`.
 
     Columns with a sequence also need USAGE of the sequence. A GRANT on the table does not include
-    it. SQLite has no users, so the list is empty there.
+    it. To the tables of the trail a server only adds. SQLite has no users, so the list is empty
+    there.
     """
     if connection.dialect.name != "postgresql":
         return []
@@ -107,13 +109,18 @@ def missing_privileges(connection: Connection) -> list[str]:
             "SELECT privilege || ' on ' || name FROM unnest(CAST(:names AS text[])) AS name,"
             " unnest(CAST(:wanted AS text[])) AS privilege"
             " WHERE NOT has_table_privilege(name, privilege)"
+            " AND NOT (name = ANY(CAST(:trail AS text[])) AND privilege IN ('UPDATE', 'DELETE'))"
             " UNION ALL SELECT 'USAGE on ' || sequence.relname FROM pg_depend"
             " JOIN pg_class AS sequence ON sequence.oid = objid"
             " WHERE refobjid = ANY(CAST(CAST(:names AS text[]) AS regclass[])) AND deptype = 'a'"
             " AND CASE relkind WHEN 'S' THEN NOT has_sequence_privilege(sequence.oid, 'USAGE')"
             " ELSE false END"
         ),
-        {"names": [each.name for each in metadata.sorted_tables], "wanted": list(wanted)},
+        {
+            "names": [each.name for each in metadata.sorted_tables],
+            "wanted": list(wanted),
+            "trail": list(TRAIL),
+        },
     )
     return sorted(rows.scalars())
 

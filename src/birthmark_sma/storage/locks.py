@@ -36,6 +36,9 @@ class AdvisoryLock(IntEnum):
     """Shared by each batch of validations, exclusive for the commit of a change of devices'
     statuses: docs/adr/0012-status-changes-and-verdicts.md."""
     RENEWAL_ORDERS = 0x5_3A_0007
+    ACTS = 0x5_3A_0008
+    """Held by each transaction with an act until its end: acts have one chain."""
+    CHECKPOINTS = 0x5_3A_0009
 
 
 def wait_for_lock(transaction: Connection, lock: AdvisoryLock) -> None:

@@ -15,6 +15,7 @@ from birthmark_sma.storage.engine import Database
 from birthmark_sma.storage.locks import AdvisoryLock, wait_for_lock
 from birthmark_sma.storage.outages.deadlines import LONG_SECONDS
 from birthmark_sma.storage.portable_sql import database_time
+from birthmark_sma.storage.postgresql.server_role import grant_to_servers
 from birthmark_sma.storage.schema import HEAD_REVISION
 
 _SCRIPTS = Path(__file__).parent / "migrations"
@@ -56,8 +57,9 @@ def migrate(
     `record` is called in the transaction after a schema was changed, with the revision before it.
 
     One transaction does all of it and also creates the first partitions of the audit log, so it
-    happens completely or not at all. An advisory lock serialises processes that migrate at the same
-    time. Raises SchemaMismatchError if a newer program made the database.
+    happens completely or not at all. It also grants what is new to PostgreSQL's role for servers.
+    An advisory lock serialises processes that migrate at the same time. Raises SchemaMismatchError
+    if a newer program made the database.
     """
     from alembic import command  # noqa: PLC0415  a second of imports that only migrations need
     from alembic.config import Config  # noqa: PLC0415
@@ -80,6 +82,7 @@ def migrate(
             partitions.create_future_partitions(transaction, database_time(transaction).date())
             if before is not None and record is not None:
                 record(transaction, before)
+        grant_to_servers(transaction)
         return before
 
     return database.transact(upgrade, LONG_SECONDS), HEAD_REVISION

@@ -12,11 +12,10 @@ table longer than `_PATIENCE`; it raises DatabaseUnavailableError, and the calle
 from datetime import UTC, date, datetime, timedelta
 from typing import NamedTuple
 
-from sqlalchemy import Connection, TableClause, column, delete, insert, select, table, text
+from sqlalchemy import Connection, func, select, text
 
 from birthmark_sma.storage.locks import AdvisoryLock, wait_for_lock
 from birthmark_sma.storage.portable_sql import UtcDateTime
-from birthmark_sma.storage.schema.validations import validation_history
 
 DAYS_AHEAD = 7
 UNFORESEEN = "validation_history_unforeseen"
@@ -98,41 +97,9 @@ def missing_days(connection: Connection, today: date) -> list[date]:
 
 
 def _make(transaction: Connection, day: date) -> str:
-    begins, ends = _span(day)
-    name = f"{validation_history.name}_{day:%Y%m%d}"
-    # A plain table first: PostgreSQL refuses a new partition while the default one holds its rows.
-    transaction.execute(text(f"CREATE TABLE {name} (LIKE {validation_history.name})"))
-    # The lock keeps other transactions from inserting rows of this day into the default partition
-    # while they are moved. It is on the parent table: an INSERT that waited for a lock on the
-    # default partition would then violate its new partition constraint and fail.
-    transaction.execute(text(f"LOCK TABLE ONLY {validation_history.name} IN EXCLUSIVE MODE"))
-    _move(transaction, name, begins, ends)
-    transaction.execute(
-        text(
-            f"ALTER TABLE {validation_history.name} ATTACH PARTITION {name}"
-            f" FOR VALUES FROM ('{begins}') TO ('{ends}')"
-        )
-    )
-    return name
-
-
-def _move(transaction: Connection, name: str, begins: datetime, ends: datetime) -> None:
-    """Move the rows of [begins, ends) from the default partition to a table not yet attached.
-
-    ATTACH PARTITION fails while the default partition holds rows of the new partition's range.
-    """
-    unforeseen, day = _like_the_trail(UNFORESEEN), _like_the_trail(name)
-    moved = (
-        delete(unforeseen)
-        .where(unforeseen.c.validated_at >= begins, unforeseen.c.validated_at < ends)
-        .returning(*unforeseen.c)
-        .cte("moved")
-    )
-    transaction.execute(insert(day).from_select(list(day.c), select(moved)))
-
-
-def _like_the_trail(name: str) -> TableClause:
-    return table(name, *(column(each.name, each.type) for each in validation_history.columns))
+    # The function has the rights of its owner, which a server need not have (migration 0016).
+    created = transaction.execute(select(func.create_audit_partition(day)))
+    return str(created.scalar_one())
 
 
 def _span(day: date) -> tuple[datetime, datetime]:

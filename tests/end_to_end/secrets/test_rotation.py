@@ -152,6 +152,7 @@ def test_rotation_under_load(start_server: Start, workers: int) -> None:
     assert told["left"] == {
         "key_tables": 0, "earlier_table_keys": 0, "first_answers": 0, "ca_keys": 0,
         "nuc_hash_keys": 0,
+        "audit_keys": 0,
     }  # fmt: skip
     assert told["rewrapped"]["key_tables"] == 2_500
     for table in ("key_tables", "idempotent_responses", "key_encryption_keys"):

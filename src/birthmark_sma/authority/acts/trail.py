@@ -15,6 +15,7 @@ from typing import Any, TypeAlias
 from sqlalchemy import Connection, delete, insert, select
 
 from birthmark_sma.authority.acts.actor import ActKind, Actor
+from birthmark_sma.authority.audit_chain.store import chain_act
 from birthmark_sma.storage.portable_sql import database_time
 from birthmark_sma.storage.schema.acts import act_subjects, administrative_acts
 
@@ -56,23 +57,23 @@ def record(
         return
     one = subjects[0] if len(subjects) == 1 else Subject(None)
     details = _known({"before": _known(one.before), "after": _known(one.after), **(more or {})})
+    values = {
+        "acted_at": database_time(transaction),
+        "act": kind.value,
+        "actor": actor.name,
+        "role": actor.role,
+        "source": actor.source.value,
+        "request_id": actor.request_id,
+        "subject_kind": kind.subject_kind,
+        "subject": one.name,
+        "subjects": len(subjects),
+        "reason": reason,
+        "details": _encode(details),
+    }
     act_id = transaction.execute(
-        insert(administrative_acts)
-        .values(
-            acted_at=database_time(transaction),
-            act=kind.value,
-            actor=actor.name,
-            role=actor.role,
-            source=actor.source.value,
-            request_id=actor.request_id,
-            subject_kind=kind.subject_kind,
-            subject=one.name,
-            subjects=len(subjects),
-            reason=reason,
-            details=_encode(details),
-        )
-        .returning(_acts.id)
+        insert(administrative_acts).values(values).returning(_acts.id)
     ).scalar_one()
+    rows = []
     if len(subjects) > 1:
         rows = [
             {
@@ -84,6 +85,8 @@ def record(
             for each in subjects
         ]
         transaction.execute(insert(act_subjects), rows)
+    named = [(each["subject"], each["before"], each["after"]) for each in rows]
+    chain_act(transaction, {"id": act_id, **values}, named)
 
 
 def compare(before: Mapping[str, Facts], after: Mapping[str, Facts]) -> list[Subject]:

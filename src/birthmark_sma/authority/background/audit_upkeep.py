@@ -12,11 +12,13 @@ from sqlalchemy import Connection
 from birthmark_sma.authority.background.retention import midnight, prune
 from birthmark_sma.authority.idempotency import store as idempotency_store
 from birthmark_sma.authority.idempotency.sealing import IDEMPOTENCY_PERIOD
+from birthmark_sma.authority.kek.wrapping import KeyEncryptionKeys
 from birthmark_sma.runtime.background_task import BackgroundTask
 from birthmark_sma.storage import partitions
 from birthmark_sma.storage.engine import Database
 from birthmark_sma.storage.outages import commit_marks
 from birthmark_sma.storage.portable_sql import database_time
+from birthmark_sma.storage.postgresql.server_role import may_delete_trail
 
 _MARKS_ARE_KEPT = timedelta(days=1)  # a mark is looked up within seconds
 
@@ -33,10 +35,14 @@ class AuditUpkeep(BackgroundTask):
     name = "history-upkeep"
     every_seconds = 3600.0
 
-    def __init__(self, database: Database, retention_days: int | None) -> None:
+    def __init__(
+        self, database: Database, retention_days: int | None, keks: KeyEncryptionKeys | None
+    ) -> None:
         super().__init__()
         self._database = database
         self._retention_days = retention_days
+        self._keks = keks
+        self._has_told = False
 
     def work(self, now: datetime) -> None:  # noqa: ARG002 - the database's time alone counts
         """Create partitions, delete expired first answers and commit marks, prune the audit trail.
@@ -61,7 +67,17 @@ class AuditUpkeep(BackgroundTask):
             _log.info("partitions were made: %s", ", ".join(made))
         if self._retention_days is None:
             return
+        with self._database.read() as connection:
+            may_delete = may_delete_trail(connection)
+        if not may_delete:
+            if not self._has_told:
+                _log.warning(
+                    "this server may not delete audit rows: let a timer run sma history prune, as"
+                    " the owner of the database"
+                )
+            self._has_told = True
+            return
         before = midnight(self._database.clock.expired_before(timedelta(days=self._retention_days)))
-        pruned = prune(self._database, before, self.pause)
+        pruned = prune(self._database, before, self.pause, keks=self._keks)
         if pruned.partitions or pruned.rows:
             _log.info("retention: %d partitions, %d rows", len(pruned.partitions), pruned.rows)

@@ -15,7 +15,9 @@ from sqlalchemy import Connection
 from birthmark_sma.authority.acts import trail
 from birthmark_sma.authority.acts.actor import ActKind, Actor
 from birthmark_sma.authority.acts.trail import Subject
+from birthmark_sma.authority.audit_chain import pruning as audit_pruning
 from birthmark_sma.authority.background import pruning
+from birthmark_sma.authority.kek.wrapping import KeyEncryptionKeys
 from birthmark_sma.authority.validation import replay_ledger
 from birthmark_sma.authority.validation.store import ValidationStore, make_store
 from birthmark_sma.errors import DatabaseUnavailableError
@@ -73,6 +75,8 @@ def prune(
     pause: Pause,
     progress: Callable[[int], None] | None = None,
     actor: Actor | None = None,
+    *,
+    keks: KeyEncryptionKeys | None,
 ) -> Pruned:
     """Delete everything that is older than `before`, a midnight (UTC), and return what was deleted.
 
@@ -82,6 +86,9 @@ def prune(
     partitions and rows so far; then `pause` is called, and True stops the work. If a person asked
     for it, `actor` is recorded in the trail of acts before the first step.
 
+    A checkpoint signs first that these rows are deleted. `keks` open its key. They are None only if
+    there is no such key, because no server has ever run.
+
     Raises DatabaseUnavailableError, for instance if a partition stays locked for 5 tries. The steps
     before that stay done.
     """
@@ -89,6 +96,8 @@ def prune(
         database.transact(partial(_record, actor, before))
     dropped: list[str] = []
     rows = 0
+    if keks is not None:
+        database.transact(partial(audit_pruning.permit, keks=keks, before=before), LONG_SECONDS)
     for step in _steps(database, before):
         dropped += step.partitions
         rows += step.rows
@@ -126,6 +135,8 @@ def _steps(database: Database, before: datetime) -> Iterator[_Step]:
             yield _Step(rows=rows)
     for partition in whole:
         yield from _dropped(database, partition.name)
+    for _ in audit_pruning.delete_batches(database):
+        yield _Step()
 
 
 def _deleted(database: Database, aged: pruning.PrunableTable, before: datetime) -> Iterator[int]:

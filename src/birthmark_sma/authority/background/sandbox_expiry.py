@@ -10,10 +10,13 @@ from functools import partial
 from sqlalchemy import Connection
 
 from birthmark_sma.authority.acts import trail
+from birthmark_sma.authority.audit_chain import pruning
+from birthmark_sma.authority.audit_chain.batches import floor_to_hour
 from birthmark_sma.authority.background.retention import prune
 from birthmark_sma.authority.ca import store as ca_store
 from birthmark_sma.authority.devices import store as device_store
 from birthmark_sma.authority.idempotency import store as idempotency_store
+from birthmark_sma.authority.kek.wrapping import KeyEncryptionKeys
 from birthmark_sma.runtime.background_task import BackgroundTask
 from birthmark_sma.storage.engine import Database
 
@@ -27,9 +30,10 @@ class SandboxExpiry(BackgroundTask):
     name = "sandbox-short-life"
     every_seconds = 60.0
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, keks: KeyEncryptionKeys | None) -> None:
         super().__init__()
         self._database = database
+        self._keks = keks
 
     def work(self, now: datetime) -> None:
         """Delete everything that is older than an hour.
@@ -47,9 +51,12 @@ class SandboxExpiry(BackgroundTask):
                 return
 
         def forget(transaction: Connection) -> None:
+            if self._keks is not None:
+                pruning.permit(transaction, self._keks, before, acts=True)
             ca_store.forget_revocations(transaction, before)
-            trail.forget_before(transaction, before)
+            # The batch of an act has only its hour.
+            trail.forget_before(transaction, floor_to_hour(before))
             idempotency_store.forget_before(transaction, before)
 
         self._database.transact(forget)
-        prune(self._database, before, self.pause)
+        prune(self._database, before, self.pause, keks=self._keks)

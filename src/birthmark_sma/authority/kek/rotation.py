@@ -18,6 +18,7 @@ from sqlalchemy.exc import IntegrityError
 from birthmark_sma.authority.acts import trail
 from birthmark_sma.authority.acts.actor import ActKind, Actor
 from birthmark_sma.authority.acts.trail import Facts, Subject
+from birthmark_sma.authority.audit_chain import keys as audit_keys
 from birthmark_sma.authority.ca import store as ca_store
 from birthmark_sma.authority.ca.crl_publication import publish_root_crls
 from birthmark_sma.authority.ca.intermediate_key import open_ca_key, seal_ca_key
@@ -63,12 +64,14 @@ class Counts:
     first_answers: int
     ca_keys: int
     nuc_hash_keys: int
+    audit_keys: int
 
     @property
     def total(self) -> int:
-        """The sum of all five."""
+        """The sum of all six."""
         tables = self.key_tables + self.earlier_table_keys
-        return tables + self.first_answers + self.ca_keys + self.nuc_hash_keys
+        keys = self.ca_keys + self.nuc_hash_keys + self.audit_keys
+        return tables + self.first_answers + keys
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +136,7 @@ def count_outdated(connection: Connection) -> Counts:
             for each in _intermediates(connection)
         ),
         nuc_hash_keys=sum(r.kek_id != newest for r in kek_store.list_keks(connection)),
+        audit_keys=audit_keys.count_outdated(connection, newest),
     )
 
 
@@ -288,6 +292,7 @@ class _Rotation:
         self._database.transact(
             lambda transaction: self._seal_ca_keys(transaction, keks, keks.newest), erase=True
         )
+        self._database.transact(partial(audit_keys.rewrap, keks=keks), erase=True)
         total = before.key_tables + before.earlier_table_keys + before.first_answers
         done = 0
         for rewrap_some in (

@@ -257,7 +257,7 @@ class Validator:
             if isinstance(answer, Validation)  # tokens that a rate limit refused have no row
         ]
         if self._rows:
-            self._store.write(transaction, self._rows)
+            self._store.write(transaction, self._rows, self._writer.next_mark)
         return answers
 
     def _judge_together(

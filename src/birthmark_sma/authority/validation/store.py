@@ -17,6 +17,7 @@ from birthmark_sma.authority.validation.store_postgresql import PostgresqlStore
 from birthmark_sma.authority.validation.store_sqlite import SqliteStore
 from birthmark_sma.protocol.replay import SeenToken
 from birthmark_sma.storage.engine import Database
+from birthmark_sma.storage.outages.commit_marks import CommitMark
 from birthmark_sma.storage.portable_sql import choose
 
 
@@ -78,10 +79,14 @@ class ValidationStore(Protocol):
         """Add to the number of times that each caller repeated a token; return the new numbers."""
         ...
 
-    def write(self, transaction: Connection, rows: Sequence[AuditRow]) -> None:
-        """Write one or more audit rows, and add them to the counters of their minutes.
+    def write(
+        self, transaction: Connection, rows: Sequence[AuditRow], mark: CommitMark | None = None
+    ) -> None:
+        """Write the audit rows of a batch, its link of the chain, and the counters of its minutes.
 
-        Rows and counters are in one transaction, so that they always agree (docs/adr/0006).
+        All are in one transaction, so that they always agree (docs/adr/0006, docs/adr/0019). There
+        are 1 to 100,000 rows. `mark` is that of the transaction
+        (`audit_chain.writer_chain.WriterChain.extend`).
         """
         ...
 

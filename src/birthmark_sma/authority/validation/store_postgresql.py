@@ -14,6 +14,7 @@ from typing import Any
 
 from sqlalchemy import Connection, and_, delete, select
 
+from birthmark_sma.authority.audit_chain.writer_chain import WriterChain
 from birthmark_sma.authority.devices.activity import DeviceCount
 from birthmark_sma.authority.validation.records import (
     AuditRow,
@@ -26,6 +27,7 @@ from birthmark_sma.protocol.camera_token import DIGEST_BYTES
 from birthmark_sma.protocol.replay import SeenToken
 from birthmark_sma.protocol.verdict import DeviceStatus
 from birthmark_sma.storage.locks import AdvisoryLock
+from birthmark_sma.storage.outages.commit_marks import CommitMark
 from birthmark_sma.storage.portable_sql import is_any_of
 from birthmark_sma.storage.postgresql.arrays import (
     ColumnArrays,
@@ -33,6 +35,9 @@ from birthmark_sma.storage.postgresql.arrays import (
     array_of_integers,
     array_of_text,
     array_of_times,
+    encode_integer,
+    encode_long,
+    encode_time,
     parse_integer_array,
 )
 from birthmark_sma.storage.postgresql_driver import NamedStatement
@@ -42,6 +47,8 @@ from birthmark_sma.storage.schema.validations import (
     validation_history,
 )
 
+IDS_RESERVED = 100_000
+"""A writer reserves so many ids of audit rows at a time. No batch has more rows."""
 _WRITERS = 1 << 15  # the non-negative values of the column's type, smallint
 _first_seen_at = sighted_tokens.c.first_seen_at
 
@@ -100,9 +107,18 @@ RETURNING digest, caller, CAST(times AS text)
 # One statement of several CTEs: PostgreSQL runs each data-modifying CTE once, read or not. The rows
 # are counted here: to keep them for a GROUP BY would cost PostgreSQL more than to append them.
 # Counter rows need no lock order, because each writer has its own.
-_WRITE = """
+_ROWS = ColumnArrays(validation_history, AuditRow._fields)
+_WRITE = NamedStatement(
+    """
 WITH appended AS (
-    INSERT INTO validation_history ({names}) SELECT * FROM unnest({arrays})
+    INSERT INTO validation_history (id, {names})
+    SELECT :first_id::int8 + place - 1, {names}
+    FROM unnest({arrays}) WITH ORDINALITY AS sent ({names}, place)
+), batch AS (
+    INSERT INTO audit_batches
+        (writer, sequence, kind, hour, first_id, rows, root, head, salt, leaves)
+    VALUES (:chain::text, :sequence::int8, :kind::text, :hour::timestamptz, :first_id::int8,
+        :row_count::int4, :root::bytea, :head::bytea, :salt::bytea, :leaves::bytea)
 ), counts AS (
     SELECT *, CAST(:writer::text AS smallint) AS own
     FROM unnest(:counted::text[], :minute::timestamptz[], :name::text[], :times::int4[])
@@ -122,7 +138,12 @@ INSERT INTO running_totals (counted, name, writer, times)
 SELECT counted, name, own, sum(times) FROM counts GROUP BY counted, name, own
 ON CONFLICT (counted, name, writer)
 DO UPDATE SET times = running_totals.times + excluded.times
-"""
+""",
+    names=_ROWS.names,
+    arrays=_ROWS.arrays,
+)
+# The sequence goes up by IDS_RESERVED at a time (migration 0016), so one value reserves them all.
+_RESERVE_IDS = NamedStatement("SELECT CAST(nextval('validation_history_id_seq') AS text)")
 
 # Lock order: rows are updated in the order of their serials, which prevents a deadlock between two
 # processes. It returns the devices that now have more than :least passes on this day.
@@ -158,14 +179,12 @@ def prefer_bitmap_scans(connection: Connection) -> Iterator[None]:
 class PostgresqlStore:
     """Validation on PostgreSQL. Owned by one writer thread, apart from `add_activity`."""
 
-    audit_table = validation_history
-    audit_fields: tuple[str, ...] = AuditRow._fields
-
     def __init__(self) -> None:
         # Each writer has counter rows of its own, so that processes do not wait for each other.
         self._writer = secrets.randbelow(_WRITERS)
-        self._rows = ColumnArrays(self.audit_table, self.audit_fields)
-        self._write = NamedStatement(_WRITE, names=self._rows.names, arrays=self._rows.arrays)
+        self._chain = WriterChain()
+        self._ids = range(0)  # reserved, and not yet used
+        self._ids_of = ""  # the name of the writer that reserved them
 
     def hold_statuses(self, transaction: Connection) -> None:
         """Make every change of a device's status wait for the end of this transaction."""
@@ -222,18 +241,45 @@ class PostgresqlStore:
         )
         return {SeenToken(digest, who.decode()): int(number) for digest, who, number in counted}
 
-    def write(self, transaction: Connection, rows: Sequence[AuditRow]) -> None:
-        """Write audit rows, and add them to the counters of their minutes."""
+    def write(
+        self, transaction: Connection, rows: Sequence[AuditRow], mark: CommitMark | None = None
+    ) -> None:
+        """Write audit rows and their batch, and add them to the counters of their minutes."""
         counted, minute, name, times = zip(*count_batch(rows), strict=True)
-        self._write.run_at_commit(
+        first_id = self._take_ids(transaction, len(rows), mark.writer if mark else "")
+        batch = self._chain.extend(mark, rows, first_id)
+        _WRITE.run_at_commit(
             transaction,
+            first_id=encode_long(first_id),
+            chain=batch.writer.encode(),
+            sequence=encode_long(batch.sequence),
+            kind=batch.kind.encode(),
+            hour=encode_time(batch.hour),
+            row_count=encode_integer(batch.rows),
+            root=batch.root,
+            head=batch.head,
+            salt=batch.salt or b"",
+            leaves=batch.leaves or b"",
             writer=b"%d" % self._writer,
             counted=array_of_text(counted),
             minute=array_of_times(minute),
             name=array_of_text(name),
             times=array_of_integers(times),
-            **self._rows.encode(rows),
+            **_ROWS.encode(rows),
         )
+
+    def _take_ids(self, transaction: Connection, count: int, writer: str) -> int:
+        """Return the first of `count` consecutive ids that no other writer gets.
+
+        The ids of a transaction that failed are not used again. A writer with a new name takes new
+        ones: after a fail-over, the database may have forgotten that these were reserved.
+        """
+        if len(self._ids) < count or self._ids_of != writer:
+            first = int(_RESERVE_IDS.run(transaction).get_value(0, 0) or b"")
+            self._ids, self._ids_of = range(first, first + IDS_RESERVED), writer
+        first_id = self._ids.start
+        self._ids = self._ids[count:]
+        return first_id
 
     def add_activity(
         self, transaction: Connection, day: date, counts: Mapping[str, DeviceCount], *, least: int

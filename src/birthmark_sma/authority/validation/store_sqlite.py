@@ -14,6 +14,8 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, and_, delete, literal_column, select
 
+from birthmark_sma.authority.audit_chain.batches import AuditBatch
+from birthmark_sma.authority.audit_chain.writer_chain import WriterChain
 from birthmark_sma.authority.devices.activity import DeviceCount
 from birthmark_sma.authority.validation.records import (
     AuditRow,
@@ -24,6 +26,7 @@ from birthmark_sma.authority.validation.records import (
 )
 from birthmark_sma.protocol.replay import SeenToken
 from birthmark_sma.protocol.verdict import DeviceStatus
+from birthmark_sma.storage.outages.commit_marks import CommitMark
 from birthmark_sma.storage.portable_sql import UtcDateTime, as_sqlite_text
 from birthmark_sma.storage.schema.validations import sighted_tokens, validation_history
 
@@ -67,7 +70,24 @@ SELECT json_group_array(json_array(hex(digest), caller, times))
 FROM brought CROSS JOIN resubmitted_tokens USING (digest, caller)
 """
 
-_APPEND = "INSERT INTO validation_history ({names}) VALUES {rows}"
+_APPEND = "INSERT INTO validation_history (id, {names}) VALUES {rows}"
+_TIMES = [
+    1 + at
+    for at, field in enumerate(AuditRow._fields)
+    if isinstance(validation_history.c[field].type, UtcDateTime)
+]
+# After the ids of all batches, too: SQLite would use the ids of deleted rows again.
+_FIRST_ID = """
+SELECT 1 + max(
+    coalesce((SELECT max(id) FROM validation_history), 0),
+    coalesce((SELECT first_id + rows - 1 FROM audit_batches WHERE kind = 'validations'
+              ORDER BY rowid DESC LIMIT 1), 0))
+"""
+_HOUR = AuditBatch._fields.index("hour")
+_ADD_BATCH = """
+INSERT INTO audit_batches
+(writer, sequence, kind, hour, first_id, rows, root, head, salt, leaves) VALUES {rows}
+"""
 # The rows are not counted by SQLite, which would take longer to read and group those just inserted.
 _COUNT_REASONS = """
 INSERT INTO validation_counters (minute, reason, writer, times) VALUES {rows}
@@ -97,17 +117,13 @@ WHERE day = ? AND device_serial IN (SELECT key FROM json_each(?)) AND passes > ?
 class SqliteStore:
     """Validation on SQLite. Owned by one writer thread, apart from `add_activity`."""
 
-    audit_table = validation_history
-    audit_fields: tuple[str, ...] = AuditRow._fields
-
     def __init__(self) -> None:
         # Each writer has counter rows of its own, as on PostgreSQL.
         self._writer = secrets.randbelow(_WRITERS)
-        columns = [self.audit_table.c[field] for field in self.audit_fields]
-        self._append = _APPEND.replace("{names}", ", ".join(each.name for each in columns))
+        self._chain = WriterChain()
+        self._append = _APPEND.replace("{names}", ", ".join(AuditRow._fields))
         self._add_tokens = _ADD_TOKENS.replace("{entry}", _ENTRY)
         self._read_tokens = _READ_TOKENS.replace("{entry}", _ENTRY)
-        self._times = [at for at, each in enumerate(columns) if isinstance(each.type, UtcDateTime)]
 
     def hold_statuses(self, transaction: Connection) -> None:
         """Do nothing: this transaction has the write lock since its start."""
@@ -170,15 +186,21 @@ class SqliteStore:
                 counted[SeenToken(bytes.fromhex(digest), caller)] = number
         return counted
 
-    def write(self, transaction: Connection, rows: Sequence[AuditRow]) -> None:
-        """Write audit rows, and add them to the counters of their minutes."""
+    def write(
+        self, transaction: Connection, rows: Sequence[AuditRow], mark: CommitMark | None = None
+    ) -> None:
+        """Write audit rows and their batch, and add them to the counters of their minutes."""
+        first_id = transaction.exec_driver_sql(_FIRST_ID).scalar_one()
+        batch = self._chain.extend(mark, rows, first_id)
+        numbered = [(first_id + at, *row) for at, row in enumerate(rows)]
         own = self._writer
         counts = count_batch(rows)
         verdicts = [(at, name, own, n) for kind, at, name, n in counts if kind == "verdict"]
         repeats = [(at, name, own, n) for kind, at, name, n in counts if kind == "repeat"]
         totals = [(kind, name, own, n) for kind, _, name, n in counts]
         for statement, sent, times in (
-            (self._append, rows, self._times),
+            (self._append, numbered, _TIMES),
+            (_ADD_BATCH, [batch], (_HOUR,)),
             (_COUNT_REASONS, verdicts, (0,)),
             (_COUNT_KINDS, repeats, (0,)),
             (_ADD_TO_TOTALS, totals, ()),

@@ -178,6 +178,7 @@ _KINDS = {
     "first_answers": "first answers",
     "ca_keys": "CA key",
     "nuc_hash_keys": "NUC hash key",
+    "audit_keys": "audit key",
 }
 _ROOT_KEY = {
     "changed": "The root's key file is encrypted under the passphrase that is now used.",

@@ -40,6 +40,11 @@ class WriterCommits:
         self._writer = secrets.token_hex(16)
         self._committed = 0  # the number of transactions under this name
 
+    @property
+    def next_mark(self) -> CommitMark:
+        """Return the mark of the current transaction, or of the next one."""
+        return CommitMark(self._writer, self._committed + 1)
+
     @contextmanager
     def write(self, seconds: float) -> Iterator[Connection]:
         """Open a transaction for writing, as `Database.write`, and find out how it ended.
@@ -49,7 +54,7 @@ class WriterCommits:
         database could not be asked in time.
         """
         began = monotonic()
-        mark = CommitMark(self._writer, self._committed + 1)
+        mark = self.next_mark
         try:
             with self._database.write(seconds, mark=mark) as transaction:
                 yield transaction

@@ -27,7 +27,7 @@ _LENGTH = struct.Struct("!i")
 _NULL = _LENGTH.pack(-1)
 _INTEGER = struct.Struct("!ii")  # length and value, as in the following
 _LONG_INTEGER = struct.Struct("!iq")
-_MOMENT = struct.Struct("!iq")  # length and value
+_EIGHT = _LENGTH.pack(8)
 # OIDs from PostgreSQL's pg_type.dat; they are the same on every server.
 _BYTEA_OID, _TEXT_OID, _INT4_OID, _INT8_OID, _TIMESTAMPTZ_OID = 17, 25, 23, 20, 1184
 # A timestamptz is a number of microseconds since 2000-01-01 UTC.
@@ -62,6 +62,21 @@ def array_of_times(values: Sequence[datetime | None]) -> bytes:
 def _array_of_arrays(values: Sequence[Sequence[int]]) -> bytes:
     """Return a `text[]` of array literals: unnest() would flatten an array of arrays."""
     return array_of_text([f"{{{','.join(map(str, each))}}}" for each in values])
+
+
+def encode_integer(value: int) -> bytes:
+    """Return the binary format of an `int4`."""
+    return value.to_bytes(4, "big", signed=True)
+
+
+def encode_long(value: int) -> bytes:
+    """Return the binary format of an `int8`."""
+    return value.to_bytes(8, "big", signed=True)
+
+
+def encode_time(value: datetime) -> bytes:
+    """Return the binary format of a `timestamptz`. The time has a time zone."""
+    return encode_long((value - _EPOCH) // _MICROSECOND)
 
 
 # By the type of a column: the type of the array that is sent, and its encoder. BigInteger is not
@@ -140,4 +155,4 @@ def _text(value: str | None) -> bytes:
 
 
 def _time(value: datetime | None) -> bytes:
-    return _NULL if value is None else _MOMENT.pack(8, (value - _EPOCH) // _MICROSECOND)
+    return _NULL if value is None else _EIGHT + encode_time(value)

@@ -12,6 +12,7 @@ from birthmark_sma.storage.schema import (
     access,
     activity,
     acts,
+    audit_chain,
     authority,
     certificates,
     devices,
@@ -25,6 +26,7 @@ __all__ = [
     "access",
     "activity",
     "acts",
+    "audit_chain",
     "authority",
     "certificates",
     "devices",
@@ -33,5 +35,5 @@ __all__ = [
     "validations",
 ]
 
-HEAD_REVISION = "0019"
+HEAD_REVISION = "0018"
 """The Alembic revision that this program reads and writes."""

@@ -23,10 +23,13 @@ validation_history = Table(
     Column("batch_position", SmallInteger),
     Column("token_digest", LargeBinary),
     Column("waited_us", Integer),
+    Column("time_and_ip_commitment", LargeBinary),
 )
 """The audit log. It does not store the nonce, so a stolen copy contains no token to replay.
 
-The last four columns are NULL in rows from before they existed (docs/adr/0018).
+`request_id` and the columns after it are NULL in rows from before they existed (docs/adr/0018).
+`time_and_ip_commitment` takes the place of a time and an address that were dropped (docs/adr/0019).
+`audit_batches` covers each row by its id.
 
 On PostgreSQL it is partitioned by `validated_at`, one partition for each UTC day
 (`storage.partitions`), and has no primary key: nothing looks up an `id`, and the index would slow

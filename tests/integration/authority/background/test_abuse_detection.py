@@ -489,7 +489,7 @@ def test_flags_go_with_the_days_that_they_are_of(database: Database, today: date
             at=f"{day} 12:00:00.000000+00:00",
         )
     before = datetime(today.year, today.month, today.day, tzinfo=UTC) - timedelta(days=5)
-    prune(database, before, never)
+    prune(database, before, never, keks=None)
     assert len(flagged(database)) == 2
 
 

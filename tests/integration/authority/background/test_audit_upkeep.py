@@ -60,7 +60,7 @@ def test_it_begins_at_once(database: Database, monkeypatch: pytest.MonkeyPatch) 
         drop_days(database)
     for days in (0, 1, 2, 400):
         note(database, current_time() - timedelta(days=days))
-    upkeep = AuditUpkeep(database, retention_days=1)
+    upkeep = AuditUpkeep(database, retention_days=1, keks=None)
     upkeep.start()
     wait_until(lambda: count_of(database) == 2, 20)
     upkeep.close()
@@ -77,7 +77,7 @@ def test_marks_of_writers_that_are_gone_are_deleted(
     with database.write() as transaction:
         for hours, name in ((25, "gone"), (23, "idle"), (0, "busy")):
             write_mark(transaction, CommitMark(name, 7), now - timedelta(hours=hours))
-    AuditUpkeep(database, retention_days=None).work(current_time())
+    AuditUpkeep(database, retention_days=None, keks=None).work(current_time())
     names = rows_of(database, "SELECT writer, sequence FROM writer_commits ORDER BY writer")
     assert names == [("busy", 7), ("idle", 7)]
 
@@ -88,7 +88,7 @@ def test_without_a_retention_everything_stays(
     monkeypatch.setattr(AuditUpkeep, "every_seconds", 0.01)
     note(database, current_time() - timedelta(days=4000))
     rounds = counted_rounds(monkeypatch)
-    upkeep = AuditUpkeep(database, retention_days=None)
+    upkeep = AuditUpkeep(database, retention_days=None, keks=None)
     upkeep.start()
     wait_until(lambda: rounds() > 3, 20)
     upkeep.close()
@@ -110,8 +110,8 @@ def counted_rounds(monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
 
 def test_closing_does_not_wait(database: Database) -> None:
     """Whether it was begun or not, and though its next round is an hour away."""
-    AuditUpkeep(database, None).close()
-    upkeep = AuditUpkeep(database, 1)
+    AuditUpkeep(database, None, None).close()
+    upkeep = AuditUpkeep(database, 1, None)
     upkeep.start()
     began = time.monotonic()
     upkeep.close()
@@ -135,7 +135,7 @@ def test_it_survives_an_outage(
     migrate(database)
     drop_days(database)
     own_postgres.kill()
-    upkeep = AuditUpkeep(database, retention_days=1)
+    upkeep = AuditUpkeep(database, retention_days=1, keks=None)
     with caplog.at_level(logging.WARNING):
         upkeep.start()
         wait_until(lambda: "waits for the database" in caplog.text, 20)
@@ -157,7 +157,7 @@ def test_it_survives_a_fault(
     migrate(database)
     note(database, current_time() - timedelta(days=9))
     execute(database, "ALTER TABLE device_activity RENAME TO elsewhere")
-    upkeep = AuditUpkeep(database, retention_days=1)
+    upkeep = AuditUpkeep(database, retention_days=1, keks=None)
     upkeep.start()
     wait_until(lambda: "upkeep failed" in caplog.text or "waits" in caplog.text, 20)
     execute(database, "ALTER TABLE elsewhere RENAME TO device_activity")
@@ -171,7 +171,7 @@ def test_a_clock_that_runs_ahead_takes_no_history(postgres_url: str) -> None:
     database = open_database(postgres_url)
     migrate(database)
     note(database, current_time())
-    upkeep = AuditUpkeep(database, retention_days=1)
+    upkeep = AuditUpkeep(database, retention_days=1, keks=None)
     upkeep.work(current_time() + timedelta(days=3_650))
     assert rows_of(database, "SELECT count(*) FROM validation_history") == [(1,)]
     upkeep.work(current_time())

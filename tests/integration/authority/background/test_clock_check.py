@@ -129,5 +129,5 @@ def test_a_wrong_clock_is_told_once(settings: Settings, caplog: pytest.LogCaptur
 
 
 def _work_a_round(database: Database) -> None:
-    upkeep = AuditUpkeep(database, retention_days=1)
+    upkeep = AuditUpkeep(database, retention_days=1, keks=None)
     upkeep.work(datetime.now(UTC) + WRONG_BY)

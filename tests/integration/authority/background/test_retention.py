@@ -81,7 +81,7 @@ def test_exactly_what_is_older_goes(database: Database, partitioned: bool) -> No
     note(database, *older, *kept)
     foreseen = preview_prune(database, before())
     assert times_left(database) == older + kept
-    pruned = prune(database, before(), at_once)
+    pruned = prune(database, before(), at_once, keks=None)
     assert times_left(database) == kept
     assert assert_counters_are_those_of_the_trail(database) == len(kept)
     assert rows_of(database, "SELECT count(*) FROM busiest_devices") == [(3,)]
@@ -92,7 +92,11 @@ def test_exactly_what_is_older_goes(database: Database, partitioned: bool) -> No
         assert pruned.rows == 1
     else:
         assert pruned == Pruned((), 4)
-    assert prune(database, before(), at_once) == preview_prune(database, before()) == Pruned((), 0)
+    assert (
+        prune(database, before(), at_once, keks=None)
+        == preview_prune(database, before())
+        == Pruned((), 0)
+    )
 
 
 def test_many_rows_go_in_steps(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -105,9 +109,9 @@ def test_many_rows_go_in_steps(database: Database, monkeypatch: pytest.MonkeyPat
         pauses.append(seconds)
         return len(pauses) == len(pruning.FIGURES) + 2
 
-    assert prune(database, before(), stop).rows == 20
+    assert prune(database, before(), stop, keks=None).rows == 20
     assert len(times_left(database)) == 16
-    assert prune(database, before(), at_once).rows == 15
+    assert prune(database, before(), at_once, keks=None).rows == 15
     assert times_left(database) == [today()]
     assert min(pauses) > 0
 
@@ -124,7 +128,7 @@ def test_two_at_once_share_the_work(database: Database, monkeypatch: pytest.Monk
     def run() -> None:
         start.wait(30)
         try:
-            results.append(prune(database, before(), at_once))
+            results.append(prune(database, before(), at_once, keks=None))
         except Exception as error:
             results.append(error)
 
@@ -134,7 +138,7 @@ def test_two_at_once_share_the_work(database: Database, monkeypatch: pytest.Monk
     for thread in threads:
         thread.join(60)
     assert all(isinstance(each, Pruned) for each in results), results
-    prune(database, before(), at_once)
+    prune(database, before(), at_once, keks=None)
     assert times_left(database) == [today()]
     single = 1 if database.dialect_name == "sqlite" else 0
     assert sum(each.rows for each in results if isinstance(each, Pruned)) == 200 + single
@@ -187,10 +191,10 @@ def test_a_long_query_delays_retention_and_nobody_else(
     with psycopg.connect(postgres_url) as reader:
         reader.execute("SELECT count(*) FROM validation_history")
         with pytest.raises(DatabaseUnavailableError):
-            prune(database, before(), threading.Event().wait)
+            prune(database, before(), threading.Event().wait, keks=None)
         note(database, today())
         assert len(times_left(database)) == 2
-    assert prune(database, before(), at_once).partitions != ()
+    assert prune(database, before(), at_once, keks=None).partitions != ()
     assert times_left(database) == [today()]
     database.close()
 
@@ -206,11 +210,11 @@ def test_the_ledger_goes_with_the_trail(database: Database) -> None:
     """To the microsecond; a token that is forgotten counts as new again."""
     for number, at in enumerate([before() - 90 * DAY, before() - MICROSECOND, before(), today()]):
         sight(database, at, number)
-    prune(database, before(), at_once)
+    prune(database, before(), at_once, keks=None)
     for table in ("sighted_tokens", "resubmitted_tokens"):
         kept = [bytes(each) for (each,) in rows_of(database, f"SELECT digest FROM {table}")]
         assert sorted(kept) == [(2).to_bytes(16, "big"), (3).to_bytes(16, "big")]
-    prune(database, before(), at_once)
+    prune(database, before(), at_once, keks=None)
     assert rows_of(database, "SELECT count(*) FROM sighted_tokens") == [(2,)]
 
 
@@ -221,8 +225,8 @@ def test_a_large_ledger_goes_in_steps(database: Database, monkeypatch: pytest.Mo
     for number in range(50):
         sight(database, before() - DAY, number)
     pauses = iter([*[False] * (len(pruning.FIGURES) + 2), True])
-    prune(database, before(), lambda _: next(pauses))
+    prune(database, before(), lambda _: next(pauses), keks=None)
     assert rows_of(database, "SELECT count(*) FROM sighted_tokens") == [(50 - 7 - 7 - 6,)]
-    prune(database, before(), at_once)
+    prune(database, before(), at_once, keks=None)
     assert rows_of(database, "SELECT count(*) FROM sighted_tokens") == [(0,)]
     assert rows_of(database, "SELECT count(*) FROM resubmitted_tokens") == [(0,)]

@@ -149,7 +149,7 @@ def test_totals_only_rise(database: Database) -> None:
     )
     with database.read() as connection:
         assert count_ever(connection) == expected
-    prune(database, NOW + timedelta(days=1), lambda _seconds: False)
+    prune(database, NOW + timedelta(days=1), lambda _seconds: False, keks=None)
     with database.read() as connection:
         assert count_by_hour(connection, NOW - timedelta(days=500)) == {}
         assert count_ever(connection) == expected

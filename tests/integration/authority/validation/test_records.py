@@ -32,7 +32,7 @@ def test_rows_come_back_as_they_went_in(database: Database) -> None:
     append(database, PASS)
     with database.read() as connection:
         rows = connection.execute(select(validation_history).order_by("id")).all()
-    names = [column.name for column in validation_history.columns][1:]
+    names = AuditRow._fields
     assert [tuple(getattr(row, name) for name in names) for row in rows] == [
         tuple(row) for row in (PASS, FAIL, longest, PASS)
     ]

@@ -1,20 +1,14 @@
 """What a batch asks of the database and writes: alike on both kinds, however large it is."""
 
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
-from typing import NamedTuple, cast
+from datetime import UTC, datetime
 
 import pytest
-from sqlalchemy import Column, Integer, MetaData, String, Table, select
 
-from birthmark_sma.authority.validation.records import AuditRow
-from birthmark_sma.authority.validation.store import ValidationStore, make_store
-from birthmark_sma.authority.validation.store_postgresql import PostgresqlStore
-from birthmark_sma.authority.validation.store_sqlite import SqliteStore
+from birthmark_sma.authority.validation.store import make_store
 from birthmark_sma.protocol.verdict import DeviceStatus, Reason
 from birthmark_sma.storage.engine import Database
-from birthmark_sma.storage.portable_sql import UtcDateTime, choose
-from birthmark_sma.storage.schema.validations import validation_history
+from birthmark_sma.storage.outages.commit_marks import CommitMark
 from tests.integration.authority.devices.test_store import add
 from tests.support.audit_rows import AuditWriter, judged
 from tests.support.authorities import counted_statements, rows_of
@@ -39,84 +33,17 @@ def test_batches_of_any_size(database: Database, size: int) -> None:
 def test_every_reason_costs_the_same_statements(database: Database) -> None:
     """Threat 18: what was judged shows neither in their number nor in their text."""
     store = make_store(database)
+    mark = CommitMark("writer", 1)
+    with database.write() as transaction:  # reserves the ids of the others
+        store.write(transaction, judged(NOW, [(Reason.GENUINE, "a device")]), mark)
     costs = set()
-    for reason in Reason:
+    for sequence, reason in enumerate(Reason, start=2):
+        mark = CommitMark("writer", sequence)
         with database.write() as transaction, counted_statements(database) as statements:
-            store.write(transaction, judged(NOW, [(reason, "a device")]))
+            store.write(transaction, judged(NOW, [(reason, "a device")]), mark)
         costs.add(tuple(each for each in statements if not each.startswith("BEGIN")))
     assert len(costs) == 1
-    assert len(costs.pop()) == (1 if database.dialect_name == "postgresql" else 3)
-
-
-# --- a field more in the audit row
-
-
-class _WiderRow(NamedTuple):
-    """The fields of `AuditRow`, and those that a later version may add."""
-
-    encrypted_nuc_hash: bytes
-    table_id: int
-    key_index: int
-    validation_result: str
-    reason: str
-    device_serial: str | None
-    validated_at: datetime
-    request_ip: str | None
-    caller: str | None
-    repeat: str | None
-    request_id: str | None
-    batch_position: int | None
-    token_digest: bytes | None
-    waited_us: int | None
-    milliseconds: int | None
-    intake: str | None
-    captured_at: datetime | None
-
-
-_WIDER_TABLE = Table(
-    "validation_history",
-    MetaData(),
-    *(column._copy() for column in validation_history.columns),
-    Column("milliseconds", Integer),
-    Column("intake", String(16)),
-    Column("captured_at", UtcDateTime),
-)
-
-
-class _WiderPostgresqlStore(PostgresqlStore):
-    audit_table, audit_fields = _WIDER_TABLE, _WiderRow._fields
-
-
-class _WiderSqliteStore(SqliteStore):
-    audit_table, audit_fields = _WIDER_TABLE, _WiderRow._fields
-
-
-def test_a_new_field_needs_only_the_record_and_the_column(database: Database) -> None:
-    """No statement lists the fields: a record and a table with more columns are written whole."""
-    with database.write() as transaction:
-        for column in list(_WIDER_TABLE.columns)[-3:]:
-            kind = column.type.compile(database.engine.dialect)
-            transaction.exec_driver_sql(
-                f"ALTER TABLE validation_history ADD COLUMN {column.name} {kind}"
-            )
-    rows = [
-        _WiderRow(*row, milliseconds, intake, at)
-        for row, milliseconds, intake, at in zip(
-            judged(NOW, [(Reason.GENUINE, "a"), (Reason.NOT_OPENED, None), (Reason.GENUINE, "b")]),
-            (7, None, -1),
-            ("post", "é", None),
-            (NOW, None, NOW - timedelta(days=9)),
-            strict=True,
-        )
-    ]
-    postgresql: ValidationStore = _WiderPostgresqlStore()
-    store = choose(database.engine, postgresql=postgresql, sqlite=_WiderSqliteStore())
-    with database.write() as transaction:
-        store.write(transaction, cast(list[AuditRow], rows))
-    with database.read() as connection:
-        written = connection.execute(select(_WIDER_TABLE).order_by(_WIDER_TABLE.c.id)).all()
-    assert [_WiderRow(*row[1:]) for row in written] == rows
-    assert assert_counters_are_those_of_the_trail(database, killed=True) == len(rows)
+    assert len(costs.pop()) == (1 if database.dialect_name == "postgresql" else 5)
 
 
 # --- the devices of a batch

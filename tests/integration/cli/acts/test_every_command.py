@@ -51,6 +51,10 @@ READS: dict[str, tuple[str, ...]] = {
     "ca list": (),
     "ca export": ("--output-dir", "{folder}/exported"),
     "history partitions": (),
+    "audit verify": (),
+    "audit export": ("--output", "{folder}/trail.zip"),
+    "audit checkpoints": (),
+    "audit public-key": (),
     "validations list": (),
     "validations show": ("no-request-with-this-id",),
     "keys list": (),
@@ -150,8 +154,12 @@ def add_an_old_row(life: Life) -> None:
 
 def go_back_a_schema(life: Life) -> None:
     """Make it the database of a program before the trail of acts."""
-    for column in ("request_id", "batch_position", "token_digest", "waited_us"):
+    for column in (
+        *("request_id", "batch_position", "token_digest", "waited_us", "time_and_ip_commitment"),
+    ):
         life.sql(f"ALTER TABLE validation_history DROP COLUMN {column}")
+    for table in ("audit_batches", "audit_checkpoints", "audit_keys"):
+        life.sql(f"DROP TABLE {table}")
     life.sql("DROP TABLE administrative_acts")
     life.sql("DROP TABLE act_subjects")
     life.sql("UPDATE alembic_version SET version_num = '0013'")

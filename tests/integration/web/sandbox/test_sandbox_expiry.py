@@ -31,7 +31,7 @@ def test_an_hour_later_nothing_is_left(each_sandbox: Running) -> None:
         camera = Camera.of(serial, client.post(PROVISION, json=body, headers=headers).json())
         client.post(VALIDATE, json=wire(camera.token()))
         with each_sandbox.database() as database:
-            chore = SandboxExpiry(database)
+            chore = SandboxExpiry(database, None)
             before = {table: each_sandbox.count(table) for table in TABLES}
             assert min(before.values()) > 0, before
             chore.work(datetime.now(UTC) + timedelta(minutes=10))

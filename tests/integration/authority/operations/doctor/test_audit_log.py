@@ -148,7 +148,7 @@ def test_the_first_day_is_compared_too(trail: Database) -> None:
 
 def test_a_pruned_trail_agrees(trail: Database) -> None:
     """Whole days are gone, with their counters."""
-    retention.prune(trail, retention.midnight(noon()), lambda _: False)
+    retention.prune(trail, retention.midnight(noon()), lambda _: False, keks=None)
     [finding] = look(trail)
     assert finding.state is State.WELL
     assert "5 rows of 1 day agree" in finding.sentence
@@ -162,7 +162,9 @@ def test_a_pruning_that_was_cut_off_is_no_alarm(
     monkeypatch.setattr(retention, "_STEP_ROWS", 1)
     monkeypatch.setattr(retention, "_LEDGER_STEP", 1)
     left = iter(range(steps))
-    retention.prune(trail, retention.midnight(noon()), lambda _: next(left, None) is None)
+    retention.prune(
+        trail, retention.midnight(noon()), lambda _: next(left, None) is None, keks=None
+    )
     assert State.CRITICAL not in worst(look(trail))
 
 

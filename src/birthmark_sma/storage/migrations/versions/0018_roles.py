@@ -6,8 +6,8 @@ place.
 
 from alembic import op
 
-revision = "0019"
-down_revision = "0015"
+revision = "0018"
+down_revision = "0016"
 
 _SCOPE = "access_keys_scope_check"
 

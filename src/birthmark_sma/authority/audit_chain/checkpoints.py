@@ -1,0 +1,134 @@
+"""Make and read checkpoints: signed notes with the heads of all chains.
+
+`background.audit_checkpoints` makes one each minute, `background.retention` one before it deletes.
+`sma audit` reads them. Checkpoints are never changed or deleted.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import NamedTuple
+
+from sqlalchemy import Connection, insert, select
+
+from birthmark_sma.authority.audit_chain import store
+from birthmark_sma.authority.audit_chain.batches import End
+from birthmark_sma.authority.audit_chain.checkpoint import Checkpoint, Signed, parse
+from birthmark_sma.authority.audit_chain.keys import open_key
+from birthmark_sma.authority.audit_chain.signed_note import sign
+from birthmark_sma.authority.kek.wrapping import KeyEncryptionKeys
+from birthmark_sma.storage.locks import AdvisoryLock, wait_for_lock
+from birthmark_sma.storage.portable_sql import database_time
+from birthmark_sma.storage.schema.audit_chain import audit_checkpoints
+
+_FULL_EACH = 60
+"""Each 60th checkpoint lists all chains. So the sum of all is read from 60 of them at most."""
+_SIGNATURE = "\n\n\u2014"
+_columns = audit_checkpoints.c
+
+
+class StoredNote(NamedTuple):
+    """A row of `audit_checkpoints`."""
+
+    number: int
+    note: str
+
+
+@dataclass(frozen=True, slots=True)
+class Pruning:
+    """A deletion by retention: its time, and the ends up to which batches will be gone."""
+
+    before: datetime
+    gone: Mapping[str, End]
+
+
+def make_checkpoint(
+    transaction: Connection,
+    keks: KeyEncryptionKeys,
+    pruning: Pruning | None = None,
+    *,
+    least_age: timedelta = timedelta(0),
+) -> Checkpoint | None:
+    """Sign the heads of all chains and store the checkpoint.
+
+    Return None, with nothing done, if no chain has grown and nothing is pruned, if the last one is
+    not as old as `least_age`, or if there is no key yet. A lock lets one process at a time do this.
+    Raises ValueError if the checkpoints in the database do not fit each other.
+    """
+    wait_for_lock(transaction, AdvisoryLock.CHECKPOINTS)
+    now = database_time(transaction)
+    key = open_key(transaction, keks)
+    last = transaction.execute(
+        select(_columns.made_at).order_by(_columns.number.desc()).limit(1)
+    ).scalar_one_or_none()
+    if key is None or (last is not None and timedelta(0) <= now - last < least_age):
+        return None
+    signed = read_sum(transaction)
+    ends = store.list_ends(transaction)
+    if pruning is None and ends == signed.chains:
+        return None
+    gone = {} if pruning is None else pruning.gone
+    made = signed.follow(
+        ends,
+        now,
+        lists_all=pruning is not None or (signed.number + 1) % _FULL_EACH == 1,
+        pruned=None if pruning is None else pruning.before,
+        gone=gone,
+    )
+    transaction.execute(
+        insert(audit_checkpoints).values(
+            number=made.number,
+            made_at=made.made_at,
+            lists_all=made.lists_all,
+            pruned_before=made.pruned,
+            note=sign(made.as_text(), key),
+        )
+    )
+    return made
+
+
+def read_sum(connection: Connection) -> Signed:
+    """Return the sum of all checkpoints, without a look at their signatures.
+
+    `gone` and `pruned` are those of the last 60 at most. Raises ValueError if they do not fit.
+    """
+    start = connection.execute(
+        select(_columns.number).where(_columns.lists_all).order_by(_columns.number.desc()).limit(1)
+    ).scalar_one_or_none()
+    signed = Signed()
+    for _, note in read_notes(connection, since=start or 0):
+        checkpoint = parse(text_of(note))
+        begins = checkpoint.number == start
+        signed = (signed.skip_to if begins else signed.add)(checkpoint, note)
+    return signed
+
+
+def find_pruning(connection: Connection) -> Pruning | None:
+    """Return the last pruning that was signed."""
+    note = connection.execute(
+        select(_columns.note)
+        .where(_columns.pruned_before.is_not(None))
+        .order_by(_columns.number.desc())
+        .limit(1)
+    ).scalar_one_or_none()
+    if note is None:
+        return None
+    checkpoint = parse(text_of(note))
+    return Pruning(checkpoint.pruned, checkpoint.gone) if checkpoint.pruned else None
+
+
+def read_notes(connection: Connection, since: int = 0) -> Iterator[StoredNote]:
+    """Yield the checkpoints from a number on."""
+    rows = connection.execute(
+        select(_columns.number, _columns.note)
+        .where(_columns.number >= since)
+        .order_by(_columns.number)
+        .execution_options(yield_per=1_000)
+    )
+    yield from (StoredNote(*row) for row in rows)
+
+
+def text_of(note: str) -> str:
+    """Return the text of a note whose signature is not verified."""
+    text, _, _ = note.rpartition(_SIGNATURE)
+    return text + "\n"

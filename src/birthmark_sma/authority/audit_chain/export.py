@@ -1,0 +1,143 @@
+"""Write the trail to a file, and load it into a database of its own to verify it there.
+
+`sma audit export` and `sma audit verify --export` call it. The file is a zip with one file of JSON
+lines for each table (docs/operate/tamper-evidence.md). It has no secret. Whoever loads an export
+must not trust it: it is verified by the same code as the database that it came from.
+"""
+
+import io
+import json
+import zipfile
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import UTC, datetime
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import (
+    Column,
+    Connection,
+    Index,
+    LargeBinary,
+    MetaData,
+    Table,
+    insert,
+    select,
+)
+from sqlalchemy.exc import SQLAlchemyError
+
+from birthmark_sma.errors import ConfigurationError
+from birthmark_sma.storage.engine import Database, open_database
+from birthmark_sma.storage.portable_sql import UtcDateTime
+from birthmark_sma.storage.schema.acts import act_subjects, administrative_acts
+from birthmark_sma.storage.schema.audit_chain import audit_batches, audit_checkpoints
+from birthmark_sma.storage.schema.validations import validation_history
+
+FORMAT = "birthmark-sma audit export v1"
+_HEAD = "export.json"
+_TABLES = (
+    validation_history,
+    audit_batches,
+    administrative_acts,
+    act_subjects,
+    audit_checkpoints,
+)
+_AT_ONCE = 5_000
+_TIME = "%Y-%m-%dT%H:%M:%S.%fZ"
+
+
+def write_export(connection: Connection, verifier: str | None, path: Path) -> Mapping[str, int]:
+    """Write the trail to a new file, and return the number of rows by table.
+
+    The caller's transaction has one snapshot. Raises FileExistsError, and other OSErrors.
+    """
+    numbers = {}
+    with path.open("xb") as file, zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        head = {"format": FORMAT, "public_key": verifier}
+        archive.writestr(_HEAD, json.dumps(head) + "\n")
+        for table in _TABLES:
+            with archive.open(_name(table), "w", force_zip64=True) as lines:
+                numbers[table.name] = 0
+                for line in _lines(connection, table):
+                    lines.write(line)
+                    numbers[table.name] += 1
+    return numbers
+
+
+def load_export(path: Path, folder: Path) -> tuple[Database, str | None]:
+    """Load an export into a new database in a folder; return it and the public key of the export.
+
+    Its tables have no keys, so that it takes rows that are doubled. Raises ConfigurationError if
+    the file is no export, or damaged.
+    """
+    database = open_database(f"sqlite:///{folder / 'export.sqlite3'}")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            head = json.loads(archive.read(_HEAD))
+            if head["format"] != FORMAT:
+                raise ConfigurationError(f"{path} was exported by another version of this program.")
+            for table in _TABLES:
+                _load(database, table, archive)
+        verifier: str | None = head["public_key"]
+    except (
+        OSError,
+        zipfile.BadZipFile,
+        KeyError,
+        TypeError,
+        ValueError,
+        AttributeError,
+        SQLAlchemyError,
+    ):
+        database.close()
+        raise ConfigurationError(
+            f"{path} is no export of the trail, or it is damaged. Export it again: sma audit export"
+        ) from None
+    return database, verifier
+
+
+def _lines(connection: Connection, table: Table) -> Iterator[bytes]:
+    rows = connection.execute(select(table).execution_options(yield_per=_AT_ONCE))
+    for row in rows:
+        values = {name: _encode(value) for name, value in row._mapping.items()}
+        yield json.dumps(values, separators=(",", ":")).encode() + b"\n"
+
+
+def _encode(value: object) -> object:
+    if isinstance(value, bytes):
+        return value.hex()
+    return value.astimezone(UTC).strftime(_TIME) if isinstance(value, datetime) else value
+
+
+def _load(database: Database, table: Table, archive: zipfile.ZipFile) -> None:
+    copy = _without_keys(table)
+    copy.metadata.create_all(database.engine)
+    with archive.open(_name(table)) as file:
+        rows = _decode(copy, io.TextIOWrapper(file, "utf-8"))
+        while some := list(islice(rows, _AT_ONCE)):
+            with database.write() as transaction:
+                transaction.execute(insert(copy), some)
+
+
+def _without_keys(table: Table) -> Table:
+    columns = [Column(each.name, each.type) for each in table.columns]
+    copy = Table(table.name, MetaData(), *columns)
+    if copy.name == validation_history.name:
+        Index("by_time", copy.c.validated_at)
+    return copy
+
+
+def _decode(table: Table, lines: Iterable[str]) -> Iterator[dict[str, Any]]:
+    of_bytes = {each.name for each in table.columns if isinstance(each.type, LargeBinary)}
+    of_times = {each.name for each in table.columns if isinstance(each.type, UtcDateTime)}
+    for line in lines:
+        row: dict[str, Any] = json.loads(line)
+        for name, value in row.items():
+            if value is not None and name in of_bytes:
+                row[name] = bytes.fromhex(value)
+            elif value is not None and name in of_times:
+                row[name] = datetime.strptime(value, _TIME).replace(tzinfo=UTC)
+        yield {each.name: row[each.name] for each in table.columns}
+
+
+def _name(table: Table) -> str:
+    return f"{table.name}.jsonl"

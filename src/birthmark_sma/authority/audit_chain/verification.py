@@ -1,0 +1,369 @@
+"""Verify the audit log, the acts and their chains against each other and the checkpoints. PURE.
+
+`sma audit verify` calls it, with a reader of the database or of an export. It names each thing that
+was deleted, changed, inserted, doubled or moved. Memory is bounded by the rows of one batch and the
+number of chains. It must never trust a value that the chain does not cover.
+"""
+
+import struct
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from hashlib import sha256
+from itertools import groupby
+from operator import attrgetter
+from typing import Any, NamedTuple, Protocol
+
+from birthmark_sma.authority.audit_chain.batches import ACTS, START, AuditBatch, End, compute_head
+from birthmark_sma.authority.audit_chain.checkpoint import Signed, parse
+from birthmark_sma.authority.audit_chain.leaves import (
+    ABSENT_LEAF,
+    CUT_BYTES,
+    cut,
+    hash_stored_row,
+)
+from birthmark_sma.authority.audit_chain.merkle import merkle_root
+from birthmark_sma.authority.audit_chain.signed_note import open_note
+
+MOST_ROWS = 1_000_000
+"""No batch has so many rows. A number that somebody changed must not fill the memory."""
+_NO_LEAF = b"no program has written this row"
+
+
+class StoredRow(NamedTuple):
+    """An audit row. `values` are in the order of `leaves.ROW_FIELDS`."""
+
+    id: int
+    kept: bytes | None
+    """The commitment to its time and address, if they were dropped."""
+    values: tuple[Any, ...]
+
+
+class StoredAct(NamedTuple):
+    """An act with the leaves of itself and of its subjects, and their names in this order."""
+
+    id: int
+    leaves: list[bytes]
+    subjects: list[str]
+
+
+class AuditReader(Protocol):
+    """One state of the trail, in the order in which it is verified."""
+
+    def notes(self) -> Iterable[tuple[int, str]]:
+        """Return the checkpoints by number."""
+
+    def chains(self) -> Iterable[AuditBatch]:
+        """Return all batches by writer and sequence. Their leaves may be left out."""
+
+    def days(self) -> Iterable[datetime]:
+        """Return the days (midnights in UTC) that have rows or batches of validations."""
+
+    def batches_of(self, day: datetime) -> Iterable[AuditBatch]:
+        """Return the batches of validations of a day by first id."""
+
+    def rows_of(self, day: datetime) -> Iterable[StoredRow]:
+        """Return the audit rows of a day by id."""
+
+    def batches_of_acts(self) -> Iterable[AuditBatch]:
+        """Return the batches of acts by first id."""
+
+    def acts(self) -> Iterable[StoredAct]:
+        """Return the acts by id."""
+
+
+class Finding(NamedTuple):
+    """Something that is not as it was written."""
+
+    fault: str
+    """`deleted`, `changed`, `inserted`, `doubled` or `moved`."""
+    what: str
+    """Such as `row 17`, `batch 4 of chain abc`, `act 3` or `checkpoint 12`."""
+    detail: str = ""
+
+
+@dataclass(slots=True)
+class Verified:
+    """The numbers of what was verified so far."""
+
+    rows: int = 0
+    batches: int = 0
+    acts: int = 0
+    checkpoints: int = 0
+    chains: int = 0
+    pruned_rows: int = 0
+    """Rows that a signed checkpoint says retention deleted."""
+
+
+def verify(
+    reader: AuditReader, verifier: str, kept_notes: Iterable[tuple[int, str]], done: Verified
+) -> Iterator[Finding]:
+    """Yield what is wrong. `done` is counted up meanwhile.
+
+    `verifier` is the public key of the checkpoints. `kept_notes` are checkpoints by number that
+    were kept elsewhere.
+    """
+    signed = yield from add_up(reader.notes(), verifier, done)
+    kept = yield from _compare_notes(kept_notes, reader.notes(), verifier)
+    yield from _verify_chains(reader.chains(), signed, kept, done)
+    for day in reader.days():
+        yield from _verify_rows(reader.batches_of(day), reader.rows_of(day), signed.pruned, done)
+    gone = signed.gone.get(ACTS, START).sequence
+    yield from _verify_acts(reader.batches_of_acts(), reader.acts(), gone, done)
+
+
+def _compare_notes(
+    kept_notes: Iterable[tuple[int, str]], stored: Iterable[tuple[int, str]], verifier: str
+) -> Generator[Finding, None, Signed]:
+    """Yield the kept checkpoints that are not stored, and return the sum of the kept ones."""
+    notes = sorted(kept_notes)
+    if not notes:
+        return Signed()
+    digests = {number: sha256(note.encode()).digest() for number, note in notes}
+    for number, note in stored:
+        if digests.pop(number, None) not in {None, sha256(note.encode()).digest()}:
+            yield Finding("changed", f"checkpoint {number}", "another one was kept elsewhere")
+    for number in digests:
+        yield Finding("deleted", f"checkpoint {number}", "it was kept elsewhere")
+    signed = Signed(number=notes[0][0] - 1)
+    findings = add_up(notes, verifier, Verified(), signed)
+    while True:  # what is wrong with the kept ones is not wrong with the trail
+        try:
+            finding = next(findings)
+        except StopIteration as end:
+            kept: Signed = end.value
+            return kept
+        if finding.fault == "changed":
+            yield finding._replace(what=f"{finding.what} of those kept elsewhere")
+
+
+def add_up(
+    notes: Iterable[tuple[int, str]], verifier: str, done: Verified, signed: Signed | None = None
+) -> Generator[Finding, None, Signed]:
+    """Yield what is wrong with checkpoints, and return the sum of those that this key signed."""
+    signed = signed or Signed()
+    is_whole = signed == Signed()
+    for number, note in notes:
+        done.checkpoints += 1
+        missing = range(signed.number + 1, number)
+        if missing:
+            yield Finding("deleted", _name_numbers("checkpoint", missing))
+            is_whole = False
+        try:
+            checkpoint = parse(open_note(note, verifier))
+            if checkpoint.number != number:
+                raise ValueError(f"it is number {checkpoint.number}")
+        except ValueError as error:
+            yield Finding("changed", f"checkpoint {number}", str(error))
+            signed, is_whole = replace(signed, number=number), False
+            continue
+        try:
+            if is_whole:
+                signed = signed.add(checkpoint, note)
+                continue
+        except ValueError as error:
+            yield Finding("changed", f"checkpoint {number}", str(error))
+        # Without those before, only a checkpoint that lists all chains tells about all.
+        signed, is_whole = signed.skip_to(checkpoint, note), checkpoint.lists_all
+    return signed
+
+
+def _verify_chains(
+    batches: Iterable[AuditBatch], signed: Signed, kept: Signed, done: Verified
+) -> Iterator[Finding]:
+    seen = set()
+    for writer, chain in groupby(batches, attrgetter("writer")):
+        seen.add(writer)
+        done.chains += 1
+        last = yield from _verify_chain(writer, chain, signed, kept, done)
+        for ends in (signed.chains, kept.chains):
+            if writer in ends and ends[writer].sequence > last:
+                missing = range(last + 1, ends[writer].sequence + 1)
+                yield Finding("deleted", _name_numbers("batch", missing, writer))
+                break
+    for writer, end in {**kept.chains, **signed.chains}.items():
+        if writer not in seen:
+            yield Finding("deleted", _name_numbers("batch", range(1, end.sequence + 1), writer))
+
+
+def _verify_chain(
+    writer: str, chain: Iterable[AuditBatch], signed: Signed, kept: Signed, done: Verified
+) -> Generator[Finding, None, int]:
+    """Yield what is wrong with a chain, and return its last sequence."""
+    gone = signed.gone.get(writer, START)
+    signatures = [each[writer] for each in (signed.chains, kept.chains) if writer in each]
+    if gone is not START:
+        signatures.append(gone)
+    end: End | None = None
+    for batch in chain:
+        done.batches += 1
+        what = f"batch {batch.sequence} of chain {writer}"
+        if end is None and batch.sequence <= gone.sequence:
+            end = End(batch.sequence - 1, b"")  # retention has deleted those before, or will do so
+        before = end or gone
+        if batch.sequence <= before.sequence:
+            yield Finding("doubled", what)
+        elif batch.sequence > before.sequence + 1:
+            missing = range(before.sequence + 1, batch.sequence)
+            yield Finding("deleted", _name_numbers("batch", missing, writer))
+        elif before.head and _head_of(batch, before.head) != batch.head:
+            yield Finding("changed", what)
+        elif any(
+            each.sequence == batch.sequence and each.head != batch.head for each in signatures
+        ):
+            yield Finding("changed", what, "a checkpoint has signed another head")
+        end = batch.end
+    return (end or gone).sequence
+
+
+def _head_of(batch: AuditBatch, before: bytes) -> bytes | None:
+    try:
+        return compute_head(batch, before)
+    except (struct.error, TypeError, ValueError, AttributeError):
+        return None  # no program has written such a batch
+
+
+def _verify_rows(
+    batches: Iterable[AuditBatch],
+    rows: Iterable[StoredRow],
+    pruned: datetime | None,
+    done: Verified,
+) -> Iterator[Finding]:
+    """Yield what is wrong with the rows of a day. Both are in the order of ids."""
+    following = iter(rows)
+    row = next(following, None)
+    last_id = None
+    for batch in batches:
+        if not 0 < batch.rows <= MOST_ROWS:
+            yield Finding("changed", name_batch(batch), "its number of rows")
+            continue
+        leaves: list[bytes | None] = [None] * batch.rows
+        while row is not None and row.id < batch.first_id + batch.rows:
+            done.rows += 1
+            if row.id == last_id:
+                yield Finding("doubled", f"row {row.id}")
+            elif row.id < batch.first_id:
+                yield Finding("inserted", f"row {row.id}", "it is in no batch")
+            else:
+                leaf = hash_stored_row(row.values, batch.salt or b"", row.kept)
+                leaves[row.id - batch.first_id] = leaf or _NO_LEAF
+            last_id = row.id
+            row = next(following, None)
+        may_lack = pruned is not None and batch.hour < pruned
+        yield from _compare(batch, leaves, done, may_lack=may_lack)
+    while row is not None:
+        done.rows += 1
+        fault = ("doubled", "") if row.id == last_id else ("inserted", "it is in no batch")
+        yield Finding(fault[0], f"row {row.id}", fault[1])
+        last_id = row.id
+        row = next(following, None)
+
+
+def _compare(
+    batch: AuditBatch, found: Sequence[bytes | None], done: Verified, *, may_lack: bool
+) -> Iterator[Finding]:
+    """Compare the leaves of rows that were found, or None, with a batch."""
+    lacks = found.count(None)
+    leaves = [leaf or ABSENT_LEAF for leaf in found]
+    is_cut_right = batch.leaves in {None, cut(leaves)}
+    if merkle_root(leaves) == batch.root:
+        if not is_cut_right:
+            yield Finding("changed", name_batch(batch), "its leaves")
+        return
+    if may_lack and lacks:
+        done.pruned_rows += lacks
+    stored = batch.leaves or b""
+    expected = [stored[at : at + CUT_BYTES] for at in range(0, len(stored), CUT_BYTES)]
+    if len(expected) != len(leaves):
+        if not (may_lack and lacks):
+            yield Finding("changed", name_batch(batch), "or one of its rows")
+        return
+    wrong = [at for at, leaf in enumerate(leaves) if leaf[:CUT_BYTES] != expected[at]]
+    if may_lack:
+        wrong = [at for at in wrong if found[at] is not None]
+        if not wrong:
+            return
+    if not wrong or (len(wrong) == len(leaves) > 1 and not lacks):
+        yield Finding("changed", name_batch(batch), "or all of its rows")
+    else:
+        yield from _name_rows(batch, found, expected, wrong)
+
+
+def _name_rows(
+    batch: AuditBatch,
+    found: Sequence[bytes | None],
+    expected: Sequence[bytes],
+    wrong: Sequence[int],
+) -> Iterator[Finding]:
+    """Yield a finding for each of these places of a batch."""
+    places = {leaf: at for at, leaf in enumerate(expected)}
+    for at in wrong:
+        what, leaf = f"row {batch.first_id + at}", found[at]
+        if leaf is None:
+            yield Finding("deleted", what)
+        elif expected[at] == ABSENT_LEAF[:CUT_BYTES]:
+            yield Finding("inserted", what)
+        elif leaf[:CUT_BYTES] in places:
+            was = batch.first_id + places[leaf[:CUT_BYTES]]
+            yield Finding("moved", what, f"it was row {was}")
+        else:
+            yield Finding("changed", what)
+
+
+def _verify_acts(
+    batches: Iterable[AuditBatch], acts: Iterable[StoredAct], gone: int, done: Verified
+) -> Iterator[Finding]:
+    """Yield what is wrong with the acts. Both are in the order of ids."""
+    following = iter(acts)
+    act = next(following, None)
+    for batch in batches:
+        while act is not None and act.id < batch.first_id:
+            done.acts += 1
+            yield Finding("inserted", f"act {act.id}", "it is in no batch")
+            act = next(following, None)
+        if act is not None and act.id == batch.first_id:
+            done.acts += 1
+            yield from _compare_act(batch, act)
+            act = next(following, None)
+        elif batch.sequence > gone:
+            yield Finding("deleted", f"act {batch.first_id}")
+    while act is not None:
+        done.acts += 1
+        yield Finding("inserted", f"act {act.id}", "it is in no batch")
+        act = next(following, None)
+
+
+def _compare_act(batch: AuditBatch, act: StoredAct) -> Iterator[Finding]:
+    if merkle_root(act.leaves) == batch.root:
+        if batch.leaves not in {None, cut(act.leaves)}:
+            yield Finding("changed", name_batch(batch), "its leaves")
+        return
+    stored = batch.leaves or b""
+    expected = [stored[at : at + CUT_BYTES] for at in range(0, len(stored), CUT_BYTES)]
+    what = f"act {act.id}"
+    if expected[:1] != [act.leaves[0][:CUT_BYTES]]:
+        yield Finding("changed", what)
+        return
+    strange = [
+        name
+        for name, leaf in zip(act.subjects, act.leaves[1:], strict=True)
+        if leaf[:CUT_BYTES] not in expected
+    ]
+    for name in strange:
+        yield Finding("changed", f"subject {name!r} of {what}", "or it was inserted")
+    if not strange:
+        fault = "deleted" if len(expected) > len(act.leaves) else "changed"
+        yield Finding(fault, f"a subject of {what}")
+
+
+def name_batch(batch: AuditBatch) -> str:
+    """Return a batch in words."""
+    return f"batch {batch.sequence} of chain {batch.writer}"
+
+
+def _name_numbers(what: str, numbers: range, writer: str | None = None) -> str:
+    several = f"{what}es" if what == "batch" else f"{what}s"
+    named = f"{several} {numbers[0]} to {numbers[-1]}"
+    if len(numbers) == 1:
+        named = f"{what} {numbers[0]}"
+    return named if writer is None else f"{named} of chain {writer}"

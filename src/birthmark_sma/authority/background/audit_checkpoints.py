@@ -1,0 +1,62 @@
+"""Background task that signs the heads of the audit chains each minute.
+
+Started by `authority.py` in every server process. Its first run creates the key. It must never sign
+what it did not read from the database, and never repair a chain.
+"""
+
+import logging
+from datetime import datetime, timedelta
+from functools import partial
+
+from sqlalchemy import Connection
+
+from birthmark_sma.authority.acts import trail
+from birthmark_sma.authority.acts.actor import ActKind, Actor, Source
+from birthmark_sma.authority.acts.trail import Subject
+from birthmark_sma.authority.audit_chain import checkpoints, keys
+from birthmark_sma.authority.kek.wrapping import KeyEncryptionKeys
+from birthmark_sma.runtime.background_task import BackgroundTask
+from birthmark_sma.storage.engine import Database
+from birthmark_sma.storage.portable_sql import database_time
+
+_LEAST_AGE = timedelta(seconds=50)  # each process of a server tries it once a minute
+_SERVER = Actor("audit-checkpoints", Source.SERVER)
+
+_log = logging.getLogger(__name__)
+
+
+class AuditCheckpoints(BackgroundTask):
+    """Makes a checkpoint if a chain has grown. Of all processes, one does it each minute."""
+
+    name = "audit-checkpoints"
+    every_seconds = 60.0
+
+    def __init__(self, database: Database, keks: KeyEncryptionKeys) -> None:
+        super().__init__()
+        self._database = database
+        self._keks = keks
+
+    def work(self, now: datetime) -> None:  # noqa: ARG002  the database's time counts
+        """Create the key if there is none, and make a checkpoint.
+
+        Log an error and make none if the checkpoints in the database do not fit each other.
+        """
+        self._database.transact(self._create_key)
+        make = partial(checkpoints.make_checkpoint, keks=self._keks, least_age=_LEAST_AGE)
+        try:
+            self._database.transact(make)
+        except ValueError as error:
+            _log.error(
+                "no checkpoint was made: somebody changed those in the database: %s."
+                " Type: sma audit verify",
+                error,
+            )
+
+    def _create_key(self, transaction: Connection) -> None:
+        created = keys.create_key(transaction, self._keks, database_time(transaction))
+        if created is not None:
+            subject = Subject(None, None, {"public_key": created})
+            trail.record(transaction, _SERVER, ActKind.AUDIT_KEY_CREATE, [subject])
+            _log.warning(
+                "the key of audit checkpoints was created. Keep its public key: %s", created
+            )

@@ -1,0 +1,84 @@
+"""The role of PostgreSQL for servers: all that `sma serve` needs, and no change of the trail.
+
+`storage.migration` calls `grant_to_servers` after each migration, so that the role also gets what
+is new. On the tables of the trail it may only SELECT and INSERT: whoever breaks into a server
+cannot change what was recorded (docs/adr/0019). It has no password; operators grant it to a user.
+"""
+
+from sqlalchemy import Connection, select, text
+from sqlalchemy.sql.functions import func
+
+from birthmark_sma.storage.schema.acts import act_subjects, administrative_acts
+from birthmark_sma.storage.schema.audit_chain import audit_batches, audit_checkpoints
+from birthmark_sma.storage.schema.validations import validation_history
+
+SERVER_ROLE = "birthmark_sma_server"
+TRAIL = tuple(
+    table.name
+    for table in (
+        validation_history,
+        administrative_acts,
+        act_subjects,
+        audit_batches,
+        audit_checkpoints,
+    )
+)
+"""The tables to which servers only add."""
+
+# Roles belong to the whole cluster, so another database may be creating it at this moment.
+_GRANT = text("""
+DO $grant$
+DECLARE
+    name text;
+    trail text[] := ARRAY['validation_history', 'administrative_acts', 'act_subjects',
+        'audit_batches', 'audit_checkpoints'];
+BEGIN
+    IF to_regrole('birthmark_sma_server') IS NULL THEN
+        BEGIN
+            CREATE ROLE birthmark_sma_server NOLOGIN;
+        EXCEPTION WHEN insufficient_privilege OR duplicate_object OR unique_violation THEN
+            NULL;
+        END;
+    END IF;
+    IF to_regrole('birthmark_sma_server') IS NULL THEN
+        RETURN;
+    END IF;
+    EXECUTE format('GRANT USAGE ON SCHEMA %I TO birthmark_sma_server', current_schema());
+    EXECUTE format('GRANT USAGE, SELECT ON ALL SEQUENCES IN SCHEMA %I TO birthmark_sma_server',
+        current_schema());
+    FOR name IN SELECT relname FROM pg_class WHERE relkind IN ('r', 'p') AND NOT relispartition
+        AND relnamespace = to_regnamespace(current_schema())
+    LOOP
+        IF name = ANY(trail) THEN
+            EXECUTE format('REVOKE ALL ON %I FROM birthmark_sma_server', name);
+            EXECUTE format('GRANT SELECT, INSERT ON %I TO birthmark_sma_server', name);
+        ELSE
+            EXECUTE format('GRANT SELECT, INSERT, UPDATE, DELETE ON %I TO birthmark_sma_server',
+                name);
+        END IF;
+    END LOOP;
+    GRANT SELECT ON validation_history_unforeseen TO birthmark_sma_server;
+    GRANT EXECUTE ON FUNCTION create_audit_partition(date) TO birthmark_sma_server;
+END
+$grant$
+""")
+
+
+def grant_to_servers(transaction: Connection) -> None:
+    """Create the role if this user may, and grant it what servers need. SQLite has no roles.
+
+    Without the right to create roles (CREATEROLE) and without the role, nothing is granted.
+    """
+    if transaction.dialect.name == "postgresql":
+        transaction.execute(_GRANT)
+
+
+def may_delete_trail(connection: Connection) -> bool:
+    """Return whether this user may delete audit rows. On SQLite everybody may."""
+    if connection.dialect.name != "postgresql":
+        return True
+    return bool(
+        connection.execute(
+            select(func.has_table_privilege(validation_history.name, "DELETE"))
+        ).scalar_one()
+    )
