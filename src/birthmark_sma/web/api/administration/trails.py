@@ -65,7 +65,7 @@ async def list_validations(request: ApiRequest) -> Response:
     check_query(request, *_OF_VALIDATIONS)
     limit, place = parse_limit(request), _place_of(request)
     device = parse_name(request, "device")
-    chosen = {
+    chosen: dict[str, Any] = {
         "result": parse_choice(request, "result", Verdict),
         "reason": parse_choice(request, "reason", Reason),
         "repeat": parse_choice(request, "repeat", Repeat),
