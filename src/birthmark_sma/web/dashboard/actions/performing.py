@@ -32,7 +32,7 @@ Result = TypeVar("Result")
 def find_actor(request: ApiRequest) -> Actor:
     """Return the actor of an action: the access key of the session, and its scope as the role.
 
-    Raises UnauthenticatedError without a key, which no route with `needs_key` lets in.
+    Raises UnauthenticatedError without a key, which no route that requires credentials lets in.
     """
     key = request.context.known_caller.key
     if key is None:
