@@ -43,6 +43,8 @@ class Credentials(Enum):
     """The treatment of the credential that a request has."""
 
     CHECKED = "checked"
+    REQUIRED = "required"
+    """A server with open access asks for a key too: an act records the name of the key."""
     IGNORED = "ignored"
     """For probes: they have no credential, and a wrong one must not make them fail."""
     IGNORED_IF_PUBLISHED = "ignored if published"
@@ -72,9 +74,6 @@ class Route:
     traced: bool = True
     batch: bool = False
     """The endpoint takes one unit of the limit for each element of the body, once it knows them."""
-    needs_key: bool = False
-    """It changes the authority: a server with open access asks for a key too, whose name the act
-    records."""
     dashboard: bool = False
     """Browsers use it: it accepts sessions of the dashboard, and shows problems as pages."""
     navigation: str | None = None
@@ -138,7 +137,8 @@ def _administration(path: str, scopes: Scopes, methods: tuple[str, ...] = ("GET"
 
 
 def _acting_page(path: str, scopes: Scopes) -> Route:
-    return Route(path, scopes, ("GET", "POST"), needs_key=True, dashboard=True)
+    methods = ("GET", "POST")
+    return Route(path, scopes, methods, credentials=Credentials.REQUIRED, dashboard=True)
 
 
 PROVISION = Route("/api/v1/devices/provision", _PROVISION, ("POST",), Kind.PROVISION)

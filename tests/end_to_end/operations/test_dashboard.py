@@ -24,7 +24,16 @@ from tests.support.programs.browser import (
     watched_page,
 )
 
-PAGES = ("Overview", "Devices", "Validations", "Key tables", "Certificates", "Callers", "Acts")
+PAGES = (
+    "Overview",
+    "Devices",
+    "Flags",
+    "Validations",
+    "Key tables",
+    "Certificates",
+    "Callers",
+    "Acts",
+)
 DOCUMENTATION = {"API": "/docs", "ReDoc": "/redoc"}
 IN_VIEW = {
     "Devices": ("Serial", "Status"),

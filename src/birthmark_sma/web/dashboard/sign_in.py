@@ -26,6 +26,7 @@ from birthmark_sma.web.routes import (
     SIGN_IN,
     SIGN_OUT,
     UNKNOWN_PAGE,
+    Credentials,
     Route,
 )
 from birthmark_sma.web.server_state import ApiRequest
@@ -43,7 +44,7 @@ async def show_form(request: ApiRequest) -> Response:
     """Show the sign-in form, or redirect to the page that was wanted if it is open to everybody."""
     place = _local_path(parse_fields(request.scope["query_string"]).get("next", ""))
     is_open = request.server.authority.settings.resolved_access is Access.OPEN
-    if is_open and not _find_route(place).needs_key:
+    if is_open and _find_route(place).credentials is not Credentials.REQUIRED:
         response = RedirectResponse(place, 303)
         # The cookie of an expired session would otherwise cause a redirect loop.
         if request.context.known_caller.key is None:

@@ -136,7 +136,7 @@ class Authenticator:
                 "No access key belongs to this client certificate. The operator creates one with:"
                 " sma keys create --client-cert"
             )
-        if not self._open or route.needs_key:
+        if not self._open or route.credentials is Credentials.REQUIRED:
             raise UnauthenticatedError(
                 "Send an access key: Authorization: Bearer sma_... The operator creates one with:"
                 " sma keys create"

@@ -28,6 +28,9 @@ PAGES = (
     "/dashboard/callers",
     "/dashboard/acts",
     "/dashboard/act?id=1",
+    "/dashboard/flags",
+    "/dashboard/devices/act?act=suspend&which=all&status=retired",
+    "/dashboard/keys/create",
 )
 POLICY = {
     "default-src 'none'",
