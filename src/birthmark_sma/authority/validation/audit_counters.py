@@ -7,22 +7,19 @@ may have a hundred million rows (docs/adr/0006).
 
 from collections import Counter
 from datetime import datetime, timedelta
-from typing import TypeAlias
+from typing import Any
 
-from sqlalchemy import Connection, func, select
+from sqlalchemy import ColumnElement, Connection, and_, func, select
 
 from birthmark_sma.authority.validation.records import floor_to_minute
 from birthmark_sma.protocol.replay import Repeat
-from birthmark_sma.protocol.verdict import Reason, Verdict
-from birthmark_sma.storage.portable_sql import truncate_to_hour
+from birthmark_sma.protocol.verdict import Reason
+from birthmark_sma.storage.portable_sql import TimeStep, truncate_time
 from birthmark_sma.storage.schema.validations import (
     repeat_counters,
     running_totals,
     validation_counters,
 )
-
-Minutes: TypeAlias = dict[datetime, Counter[Verdict]]
-"""The number of each verdict, by the start of the minute (UTC)."""
 
 # Each writer process has rows of its own in these tables, so every query adds up rows.
 _table = validation_counters.c
@@ -30,44 +27,33 @@ _repeats = repeat_counters.c
 _totals = running_totals.c
 
 
-def count_by_hour(connection: Connection, since: datetime) -> dict[datetime, Counter[Reason]]:
-    """Return the number of verdicts by hour (UTC) and reason, from the minute of `since` on.
+def count_by_step(
+    connection: Connection, step: TimeStep, since: datetime, until: datetime | None = None
+) -> dict[datetime, Counter[Reason]]:
+    """Return the number of verdicts by step of time (UTC) and reason.
 
-    The first hour is partial: it starts at that minute. Hours without verdicts are missing.
+    From the minute of `since` on, and before `until`. The first step is partial if that minute is
+    not its start. Steps without verdicts are missing.
     """
-    hour = truncate_to_hour(connection, _table.minute)
-    rows = connection.execute(
-        select(hour, _table.reason, func.sum(_table.times))
-        .where(_table.minute >= floor_to_minute(since))
-        .group_by(hour, _table.reason)
+    begins = truncate_time(connection, _table.minute, step)
+    query = (
+        select(begins, _table.reason, func.sum(_table.times))
+        .where(_within(_table.minute, since, until))
+        .group_by(begins, _table.reason)
     )
-    hours: dict[datetime, Counter[Reason]] = {}
-    for begins, reason, times in rows:
-        hours.setdefault(begins, Counter())[Reason(reason)] = int(times)
-    return hours
+    steps: dict[datetime, Counter[Reason]] = {}
+    for start, reason, times in connection.execute(query):
+        steps.setdefault(start, Counter())[Reason(reason)] = int(times)
+    return steps
 
 
-def count_by_minute(connection: Connection, since: datetime) -> Minutes:
-    """Return the number of each verdict by minute (UTC), from the minute of `since` on.
-
-    Minutes without verdicts are missing.
-    """
-    rows = connection.execute(
-        select(_table.minute, _table.reason, func.sum(_table.times))
-        .where(_table.minute >= floor_to_minute(since))
-        .group_by(_table.minute, _table.reason)
-    )
-    minutes: Minutes = {}
-    for minute, reason, times in rows:
-        minutes.setdefault(minute, Counter())[Reason(reason).verdict] += int(times)
-    return minutes
-
-
-def count_repeats(connection: Connection, since: datetime) -> Counter[Repeat]:
+def count_repeats(
+    connection: Connection, since: datetime, until: datetime | None = None
+) -> Counter[Repeat]:
     """Return the number of repeated tokens by kind, from the minute of `since` on."""
     rows = connection.execute(
         select(_repeats.repeat, func.sum(_repeats.times))
-        .where(_repeats.minute >= floor_to_minute(since))
+        .where(_within(_repeats.minute, since, until))
         .group_by(_repeats.repeat)
     )
     return Counter({Repeat(repeat): int(times) for repeat, times in rows})
@@ -99,3 +85,10 @@ def hours_until(time: datetime, count: int) -> list[datetime]:
     """Return the starts of `count` hours (UTC), oldest first. The last hour contains `time`."""
     last = floor_to_hour(time)
     return [last - timedelta(hours=ago) for ago in reversed(range(count))]
+
+
+def _within(
+    minute: ColumnElement[Any], since: datetime, until: datetime | None
+) -> ColumnElement[bool]:
+    begun = minute >= floor_to_minute(since)
+    return begun if until is None else and_(begun, minute < until)

@@ -32,8 +32,10 @@ from birthmark_sma.web.api import (
 )
 from birthmark_sma.web.api.pki import files, ocsp
 from birthmark_sma.web.api.renewal import endpoints as renewal
+from birthmark_sma.web.conditions.watch import ConditionWatch
 from birthmark_sma.web.dashboard import routes as dashboard_routes
 from birthmark_sma.web.dashboard import static_files
+from birthmark_sma.web.dashboard.health.examination import Examination
 from birthmark_sma.web.middleware.authentication import Authenticator
 from birthmark_sma.web.middleware.request_metrics import RequestLog, RequestMetrics
 from birthmark_sma.web.middleware.timeouts import Deadlines, GatheredQuery, WorkerPool
@@ -146,23 +148,28 @@ async def _serving(
         _pool("asker", _THREADS) as quick,
         _pool("prober", _THREADS) as probes,
         _pool("scraper", 1) as scraper,
+        _pool("examiner", 1) as examiner,
     ):
+        metrics_text = prometheus.make_metrics_cache(authority, metrics, scraper)
         state = ServerState(
             authority=authority,
             authenticator=Authenticator(authority.settings, authority.key_cache),
             metrics=metrics,
-            metrics_text=prometheus.make_metrics_cache(authority, metrics, scraper),
+            metrics_text=metrics_text,
             slow=slow,
             quick=quick,
             probes=probes,
             deadlines=Deadlines(),
             crls=NewestCrls(authority.served_crls, quick),
             ocsp=_ocsp_responder(authority, quick),
+            conditions=ConditionWatch(metrics_text.text, quick),
+            examination=Examination(authority.settings, examiner),
             exporting=asyncio.Lock(),
         )
         await authority.rate_limits.start()
         watching = asyncio.create_task(state.deadlines.watch())
         copying = asyncio.create_task(prometheus.copy_figures(authority, metrics))
+        evaluating = asyncio.create_task(state.conditions.watch())
         # All objects that exist now live until the end. Frozen, they are left out of garbage
         # collections, during which callers would wait.
         gc.collect()
@@ -173,6 +180,7 @@ async def _serving(
         finally:
             watching.cancel()
             copying.cancel()
+            evaluating.cancel()
             # The order matters: rate limits belong to this event loop. Closing the authority
             # commits the last batches, in a thread because that blocks. Tracing closes last, as it
             # gets a span for each of those batches.

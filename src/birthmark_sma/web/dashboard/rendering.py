@@ -104,6 +104,8 @@ def _environment() -> Environment:
         "moment": moment,
         "stamp": stamp,
         "exact": exact,
+        "exact_stamp": exact_stamp,
+        "minute": minute,
         "milliseconds": milliseconds,
         "parts": parts,
         "day": day,
@@ -142,9 +144,17 @@ def stamp(value: datetime | None) -> Markup:
 
 def exact(value: datetime | None) -> Markup:
     """Format a time to the millisecond, with its zone."""
-    if value is None:
-        return _time(None, "")
-    return _time(value, f"%Y-%m-%d %H:%M:%S.{value.microsecond // 1000:03} UTC")
+    return _time(value, "%Y-%m-%d %H:%M:%S.{ms} UTC")
+
+
+def exact_stamp(value: datetime | None) -> Markup:
+    """Format a time to the millisecond, without its zone, for columns whose head names the zone."""
+    return _time(value, "%Y-%m-%d %H:%M:%S.{ms}")
+
+
+def minute(value: datetime | None) -> Markup:
+    """Format a time to the minute, without its zone."""
+    return _time(value, "%Y-%m-%d %H:%M")
 
 
 def day(value: datetime | None) -> Markup:
@@ -189,6 +199,7 @@ def _time(value: datetime | None, form: str) -> Markup:
     if value is None:
         return Markup("\N{EN DASH}")
     utc = value.astimezone(UTC)
-    return Markup('<time datetime="{}">{}</time>').format(
-        utc.isoformat(timespec="seconds"), utc.strftime(form)
-    )
+    fraction = f"{utc.microsecond // 1000:03}"
+    shown = utc.strftime(form.replace("{ms}", fraction))
+    precision = "milliseconds" if "{ms}" in form else "seconds"
+    return Markup('<time datetime="{}">{}</time>').format(utc.isoformat(timespec=precision), shown)

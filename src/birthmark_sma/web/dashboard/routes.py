@@ -8,9 +8,20 @@ from birthmark_sma.web.dashboard import (
     sign_in,
     tables,
 )
+from birthmark_sma.web.dashboard.health import page as health
 from birthmark_sma.web.dashboard.trails import acts, audit_log
 
 ROUTERS = tuple(
     each.router
-    for each in (overview, devices, audit_log, acts, tables, certificates, access_keys, sign_in)
+    for each in (
+        overview,
+        devices,
+        audit_log,
+        acts,
+        tables,
+        certificates,
+        access_keys,
+        health,
+        sign_in,
+    )
 )

@@ -5,16 +5,16 @@ from datetime import UTC, datetime, timedelta, timezone
 
 from birthmark_sma.authority.background.retention import prune
 from birthmark_sma.authority.validation.audit_counters import (
-    count_by_hour,
-    count_by_minute,
+    count_by_step,
     count_ever,
     count_repeats,
     hours_until,
 )
 from birthmark_sma.authority.validation.records import floor_to_minute
 from birthmark_sma.protocol.replay import Repeat
-from birthmark_sma.protocol.verdict import Reason, Verdict
+from birthmark_sma.protocol.verdict import Reason
 from birthmark_sma.storage.engine import Database
+from birthmark_sma.storage.portable_sql import TimeStep
 from tests.support.audit_rows import AuditWriter, judged
 from tests.support.authorities import rows_of
 
@@ -53,9 +53,9 @@ def test_a_batch_may_have_rows_of_several_minutes(database: Database) -> None:
         with database.write() as transaction:
             trail.write(transaction, [*rows, *repeated])
     with database.read() as connection:
-        assert count_by_minute(connection, NOW - timedelta(hours=1)) == {
-            floor_to_minute(NOW): Counter({Verdict.PASS: 4}),
-            floor_to_minute(NOW - timedelta(minutes=1)): Counter({Verdict.PASS: 8}),
+        assert count_by_step(connection, TimeStep.MINUTE, NOW - timedelta(hours=1)) == {
+            floor_to_minute(NOW): Counter({Reason.GENUINE: 4}),
+            floor_to_minute(NOW - timedelta(minutes=1)): Counter({Reason.GENUINE: 8}),
         }
         assert count_repeats(connection, NOW) == {Repeat.REPLAYED: 2}
         assert count_ever(connection) == (
@@ -74,7 +74,7 @@ def test_hours_are_those_of_utc(database: Database) -> None:
     with database.read() as connection:
         if database.dialect_name == "postgresql":
             connection.exec_driver_sql("SET LOCAL TimeZone = 'Asia/Kolkata'")
-        assert count_by_hour(connection, late) == {
+        assert count_by_step(connection, TimeStep.HOUR, late) == {
             late: Counter({Reason.GENUINE: 1, Reason.NOT_OPENED: 1}),
             late + timedelta(hours=1): Counter({Reason.NOT_OPENED: 2}),
         }
@@ -85,9 +85,22 @@ def test_counts_begin_with_a_whole_minute(database: Database) -> None:
     for minutes in (0, 1, 2):
         record(database, NOW - timedelta(minutes=minutes), Reason.GENUINE)
     with database.read() as connection:
-        [counted] = count_by_hour(connection, NOW - timedelta(minutes=1)).values()
+        [counted] = count_by_step(connection, TimeStep.HOUR, NOW - timedelta(minutes=1)).values()
         assert counted == {Reason.GENUINE: 2}
-        assert count_by_hour(connection, NOW + timedelta(minutes=1)) == {}
+        assert count_by_step(connection, TimeStep.HOUR, NOW + timedelta(minutes=1)) == {}
+
+
+def test_steps_of_ten_minutes_begin_at_full_ones(database: Database) -> None:
+    """The end is exclusive, by the minute."""
+    for minute in (19, 20, 29, 30, 31):
+        record(database, NOW.replace(minute=minute), Reason.GENUINE)
+    since, until = NOW.replace(minute=20), NOW.replace(minute=31, second=0, microsecond=0)
+    begins = floor_to_minute(since)
+    with database.read() as connection:
+        assert count_by_step(connection, TimeStep.TEN_MINUTES, since, until) == {
+            begins: Counter({Reason.GENUINE: 2}),
+            begins + timedelta(minutes=10): Counter({Reason.GENUINE: 1}),
+        }
 
 
 def test_hours_without_gaps() -> None:
@@ -151,5 +164,5 @@ def test_totals_only_rise(database: Database) -> None:
         assert count_ever(connection) == expected
     prune(database, NOW + timedelta(days=1), lambda _seconds: False)
     with database.read() as connection:
-        assert count_by_hour(connection, NOW - timedelta(days=500)) == {}
+        assert count_by_step(connection, TimeStep.HOUR, NOW - timedelta(days=500)) == {}
         assert count_ever(connection) == expected
