@@ -40,7 +40,7 @@ _PROGRAM = os.environ.get(PROGRAM_VARIABLE)  # before the tests' environment is 
 
 # What no link of the navigation leads to, by the name of its picture.
 PLACES = {
-    "overview-24-hours": "/dashboard?hours=24",
+    "overview-24-hours": "/dashboard?range=24h",
     "devices-found": "/dashboard/devices?q=pixel&family=Android&status=suspended",
     "devices-flagged": "/dashboard/devices?flagged=yes",
     "devices-none": "/dashboard/devices?q=nothing",

@@ -19,7 +19,7 @@ from tests.support.programs.running import Running, new_serial, start, wait_unti
 
 PAGES = (
     "/dashboard",
-    "/dashboard?hours=24",
+    "/dashboard?range=24h",
     "/dashboard/devices",
     "/dashboard/validations",
     "/dashboard/tables",
@@ -29,6 +29,7 @@ PAGES = (
     "/dashboard/acts",
     "/dashboard/act?id=1",
 )
+HEALTH = ("/dashboard/health", "/dashboard/health?doctor=run")
 POLICY = {
     "default-src 'none'",
     "script-src 'self'",
@@ -53,7 +54,7 @@ def assert_strict(page: httpx2.Response) -> None:
         assert not source.startswith("//"), source
 
 
-@pytest.mark.parametrize("path", PAGES)
+@pytest.mark.parametrize("path", [*PAGES, *HEALTH])
 def test_pages_are_strict(guarded: Guarded, path: str) -> None:
     with guarded.browser(guarded.keys["admin"]) as browser:
         page = browser.get(path)
@@ -95,8 +96,8 @@ def test_the_overview_counts(running: Running) -> None:
         before = client.get("/stats").json()["total_devices"]
         page = client.get("/dashboard/figures").text
         assert f"{before:,}" in page
-        assert re.search(r"1 hour: [\d,]+ PASS and", page)
-        assert "PASS in 24 hours" in page
+        assert re.search(r"last hour: [\d,]+ PASS and", page)
+        assert "PASS, last hour" in page
 
 
 def test_the_curve_ends_with_the_current_minute(running: Running) -> None:

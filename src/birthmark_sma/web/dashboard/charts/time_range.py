@@ -5,7 +5,7 @@ charts use it. It must never ignore an invalid value.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import MAXYEAR, UTC, datetime, timedelta
 from enum import StrEnum
 from typing import NamedTuple
@@ -25,6 +25,7 @@ from birthmark_sma.web.dashboard.query_params import (
 LONGEST = timedelta(days=30)
 SHORTEST = timedelta(minutes=10)
 _MINUTE = timedelta(minutes=1)
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _FIRST = datetime(2000, 1, 1, tzinfo=UTC)  # before every authority; nothing underflows after it
 # Up to these lengths, a point of the chart is a minute or ten minutes: it has at most 720 points.
 _BY_MINUTE, _BY_TEN_MINUTES = timedelta(hours=6), timedelta(hours=48)
@@ -103,8 +104,9 @@ def parse_range(request: Request, now: datetime, default: Recent) -> TimeRange:
 
 
 def recent_range(recent: Recent, now: datetime) -> TimeRange:
-    """Return the range of this length that ends now."""
-    return TimeRange(now - recent.length, now, recent)
+    """Return the range of this length that ends now. It begins with a whole step of its chart."""
+    shown = TimeRange(now - recent.length, now, recent)
+    return replace(shown, since=floor_to_step(shown.since, shown.step.value))
 
 
 def between(
@@ -150,6 +152,11 @@ def list_ranges(
         for title, since, until in moves
         if useful.get(title, True)
     ]
+
+
+def floor_to_step(time: datetime, step: timedelta) -> datetime:
+    """Return the start of the step of a time, in steps from 1970 on."""
+    return time - (time - _EPOCH) % step
 
 
 def _rounded(since: datetime, until: datetime) -> TimeRange:

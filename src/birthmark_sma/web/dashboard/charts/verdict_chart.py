@@ -8,7 +8,7 @@ import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
 from sqlalchemy import Connection
@@ -20,11 +20,11 @@ from birthmark_sma.web.dashboard.charts.time_range import (
     SHORTEST,
     TimeRange,
     between,
+    floor_to_step,
     list_ranges,
 )
 from birthmark_sma.web.dashboard.query_params import link
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MOST_ROWS = 31  # of the table: a month has one for each day
 _ROWS = (1, 5, 10, 30, 60, 180, 360, 1_440)
 """The minutes of a row of the table: the shortest with at most 31 rows is taken."""
@@ -65,7 +65,7 @@ class VerdictChart:
     def title(self) -> str:
         """Return the range in words, such as "last 24 hours"."""
         if self.shown.recent is not None:
-            return f"last {self.shown.recent.words}"
+            return f"last {self.shown.recent.words.removeprefix('1 ')}"
         return f"{self.shown.since:%Y-%m-%d %H:%M} to {self.shown.until:%Y-%m-%d %H:%M} UTC"
 
     @property
@@ -85,7 +85,7 @@ class VerdictChart:
         )
         counted: dict[datetime, tuple[int, int]] = {}
         for time, passes, fails in zip(self.times, self.passes, self.fails, strict=True):
-            begins = _floor(time, row)
+            begins = floor_to_step(time, row)
             before = counted.get(begins, (0, 0))
             counted[begins] = (before[0] + passes, before[1] + fails)
         for begins, (passes, fails) in sorted(counted.items(), reverse=True):
@@ -102,7 +102,7 @@ def read_chart(connection: Connection, shown: TimeRange) -> VerdictChart:
     step = shown.step.value
     counted = count_by_step(connection, shown.step, shown.since, shown.until)
     times = []
-    begins = _floor(shown.since, step)
+    begins = floor_to_step(shown.since, step)
     while begins < shown.until:
         times.append(begins)
         begins += step
@@ -130,10 +130,6 @@ def chart_values(
         "moves": moves,
         "parts": list(chart.parts(path, others or {})),
     }
-
-
-def _floor(time: datetime, step: timedelta) -> datetime:
-    return time - (time - _EPOCH) % step
 
 
 def _count_verdicts(reasons: Counter[Reason]) -> Counter[Verdict]:

@@ -8,7 +8,7 @@ import io
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Any, TypeAlias
 
@@ -43,6 +43,7 @@ CSV = "/dashboard/validations.csv"
 JSON_LINES = "/dashboard/validations.jsonl"
 
 _A_PAGE = 50  # rows of a page
+_AROUND = timedelta(minutes=5)  # before and after a validation
 _A_PIECE = 2_000  # rows of an export that one transaction reads
 # A spreadsheet runs a cell that begins with one of these as a formula (CSV injection). The last
 # four are the full-width forms of = + - @.
@@ -79,7 +80,7 @@ async def list_validations(request: ApiRequest) -> Response:
             "query": {name: "" if value is None else str(value) for name, value in query.items()},
             "is_filtered": wanted != AuditFilter(),
             "choices": {
-                "range": [(each.value, f"last {each.words}") for each in Recent],
+                "range": [(each.value, f"last {each.words.removeprefix('1 ')}") for each in Recent],
                 "result": _named(Verdict),
                 "reason": _named(Reason),
                 "repeat": _named(Repeat),
@@ -154,11 +155,15 @@ async def show_validation(request: ApiRequest) -> Response:
     def read(connection: Connection) -> dict[str, Any]:
         found = validation_details.find_validation(connection, place)
         entry = found.entry
+        at = entry.validated_at
+        around = between(at - _AROUND, at + _AROUND, at + _AROUND, 2 * _AROUND)
         return {
             "found": found,
             "entry": entry,
             "story": found.story,
             "names": validation_details.name_callers(connection, [found]),
+            "of_caller": link(LIST, {"caller": entry.caller}),
+            "around": link(LIST, around.query),
             "of_request": link(LIST, {"request_id": entry.request_id}),
             "of_token": None
             if entry.token_digest is None
