@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from birthmark_sma.authority.access.store import KeyScope
 from checks.reference_pages.marks import table
 from checks.reference_pages.problems import REMEDIES
 
@@ -97,8 +98,10 @@ def _anchor(method: str, path: str) -> str:
 def _scope(operation: Object) -> str:
     if not operation.get("security"):
         return "none needed"
-    scopes = operation["security"][0]["accessKey"]
-    return "any" if len(scopes) > 1 else f"`{scopes[0]}`"
+    least, *others = operation["security"][0]["accessKey"]
+    if least == KeyScope.PROVISION and others:
+        return "any"
+    return f"`{least}` or higher" if others else f"`{least}`"
 
 
 def _operation(document: Object, path: str, method: str, operation: Object) -> str:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from typing import TypeAlias
 
-from birthmark_sma.authority.access.store import KeyScope
+from birthmark_sma.authority.access.store import KeyScope, at_least
 from birthmark_sma.authority.ca.issuers import (
     CA_FILES,
     CRL_PATH,
@@ -30,7 +30,8 @@ checked all the same."""
 
 ANYONE: Scopes = None
 ANY_KEY: Scopes = frozenset(KeyScope)
-ADMIN: Scopes = frozenset({KeyScope.ADMIN})
+_MONITOR: Scopes = at_least(KeyScope.MONITOR)
+READ: Scopes = at_least(KeyScope.READ)
 _VALIDATE: Scopes = frozenset({KeyScope.VALIDATE})
 _PROVISION: Scopes = frozenset({KeyScope.PROVISION})
 
@@ -112,7 +113,7 @@ def _documentation(path: str, navigation: str | None = None) -> Route:
 
 
 def _page(path: str, navigation: str | None = None) -> Route:
-    return Route(path, ADMIN, dashboard=True, navigation=navigation)
+    return Route(path, READ, dashboard=True, navigation=navigation)
 
 
 PROVISION = Route("/api/v1/devices/provision", _PROVISION, ("POST",), Kind.PROVISION)
@@ -133,7 +134,7 @@ OCSP = replace(
 OCSP_GET = replace(_pki(f"{OCSP_PATH}{{request}}"), limit=None, tail=_OCSP_REQUEST)
 DASHBOARD = _page("/dashboard", "Overview")
 SIGN_IN = Route("/dashboard/sign-in", ANYONE, ("GET", "POST"), dashboard=True)
-SIGN_OUT = Route("/dashboard/sign-out", ADMIN, ("POST",), dashboard=True)
+SIGN_OUT = Route("/dashboard/sign-out", READ, ("POST",), dashboard=True)
 DASHBOARD_FILES = Route("/dashboard/static", ANYONE, tail=_FILE, dashboard=True)
 DOCS = _documentation("/docs", "API")
 REDOC = _documentation("/redoc", "ReDoc")
@@ -180,7 +181,7 @@ TABLE = (
     Route("/health", ANYONE, traced=False),
     LIVE,
     READY,
-    Route("/metrics", ADMIN, traced=False),
+    Route("/metrics", _MONITOR, traced=False),
     _documentation("/openapi.json"),
     CA_FILE,
     CRL,
@@ -194,7 +195,7 @@ TABLE = (
     REDOC,
     SANDBOX,
     _DOCUMENTATION_FILES,
-    Route("/stats", ADMIN),
+    Route("/stats", _MONITOR),
     VALIDATE_PUBLISHED,
     _withdrawn("/validate-cert"),
     _withdrawn("/validate-cert-legacy"),

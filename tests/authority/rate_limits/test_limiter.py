@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from birthmark_sma.authority.access.caller import Caller
-from birthmark_sma.authority.access.store import AccessKey, KeyScope
+from birthmark_sma.authority.access.store import ROLES, AccessKey, KeyScope
 from birthmark_sma.authority.rate_limits.limiter import RateLimits, make_rate_limits
 from birthmark_sma.authority.rate_limits.limits import DEFAULTS, Kind
 from birthmark_sma.config import load_settings
@@ -182,6 +182,13 @@ def test_a_key_brings_its_own_rate() -> None:
     assert passed(limits, Kind.VALIDATE, with_key("free", "none"), 10) == 10
     assert passed(limits, Kind.ADMIN, with_key("quick", "8/minute"), 10) == 2
     assert passed(limits_of(), Kind.VALIDATE, with_key("alone", "1/minute"), 10) == 1
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_the_rate_of_a_role_is_that_of_its_requests(role: KeyScope) -> None:
+    limits = limits_of(validate="5/minute", admin="2/minute")
+    assert passed(limits, Kind.ADMIN, with_key("quick", "8/minute", role), 10) == 8
+    assert passed(limits, Kind.VALIDATE, with_key("quick", "8/minute", role), 10) == 5
 
 
 def test_keys_of_one_rate_are_counted_apart() -> None:

@@ -9,8 +9,10 @@ from functools import partial
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
 from sqlalchemy import text
+from sqlalchemy.exc import IntegrityError
 
 from birthmark_sma.authority.access import store as access_key_store
+from birthmark_sma.authority.access.store import KeyScope
 from birthmark_sma.authority.ca import crl_store
 from birthmark_sma.authority.ca import store as ca_store
 from birthmark_sma.authority.ca.store import CaRole, CaState
@@ -426,6 +428,29 @@ def test_an_upgrade_from_before_request_ids(empty_database: Database) -> None:
         AuditWriter().write(transaction, [new])
     [found] = find_request(empty_database, "new")
     assert found.entry.validated_at == now
+
+
+def test_an_upgrade_from_before_roles(empty_database: Database) -> None:
+    """Keys of before keep their scopes and digests, and a key may have a role from then on."""
+    migrate_to(empty_database, "0015")
+    made = current_time()
+    add = (
+        "INSERT INTO access_keys (key_id, name, scope, created_at, generation, secret_digest, uses)"
+        " VALUES (:key_id, :key_id, :scope, :made, 1, :digest, 3)"
+    )
+    at = made.isoformat(" ", "microseconds") if empty_database.dialect_name == "sqlite" else made
+    for scope in ("provision", "validate", "admin"):
+        execute(empty_database, add, key_id=scope, scope=scope, made=at, digest=bytes(32))
+    migrate(empty_database)
+    check_schema(empty_database)
+    for scope in ("monitor", "read", "operate"):
+        execute(empty_database, add, key_id=scope, scope=scope, made=at, digest=bytes(32))
+    with pytest.raises(IntegrityError):
+        execute(empty_database, add, key_id="x", scope="owner", made=at, digest=bytes(32))
+    with empty_database.read() as connection:
+        keys = access_key_store.all_keys(connection)
+    assert {key.key_id: key.scope for key in keys} == {each.value: each for each in KeyScope}
+    assert {(key.secret_digest, key.uses, key.created_at) for key in keys} == {(bytes(32), 3, made)}
 
 
 def test_an_upgrade_puts_suspended_devices_on_hold(empty_database: Database) -> None:

@@ -18,7 +18,7 @@ from sqlalchemy import Connection
 from birthmark_sma.authority.access import session_store
 from birthmark_sma.authority.access.cache import AccessKeyCache, digest
 from birthmark_sma.authority.access.session_store import Session
-from birthmark_sma.authority.access.store import AccessKey, KeyScope
+from birthmark_sma.authority.access.store import AccessKey, KeyScope, at_least, in_words
 from birthmark_sma.errors import (
     DatabaseUnavailableError,
     InsufficientScopeError,
@@ -31,6 +31,8 @@ LONGEST = timedelta(hours=12)
 """A session ends this long after the sign-in."""
 IDLE = timedelta(hours=1)
 """A session ends this long after the last action of a person."""
+READERS = at_least(KeyScope.READ)
+"""The scopes of the keys with which a browser may sign in. A session has the role of its key."""
 TOKEN_CHARACTERS = 43  # 32 random bytes in base64url
 
 _NOTE_AFTER = timedelta(minutes=1)  # at most one write a minute and session
@@ -40,10 +42,10 @@ cookie is not counted as an attacker who guesses tokens."""
 
 
 def sign_in(database: Database, key_cache: AccessKeyCache, presented: str) -> str:
-    """Open a session with an access key of scope admin and return the token for its cookie.
+    """Open a session with an access key and return the token for its cookie.
 
     Delete sessions that are older than 30 days. Raises UnauthenticatedError if the key is unknown,
-    revoked or expired, InsufficientScopeError if it has another scope, and
+    revoked or expired, InsufficientScopeError if its scope is below read, and
     DatabaseUnavailableError.
     """
     key = key_cache.find_by_secret(presented)
@@ -54,9 +56,10 @@ def sign_in(database: Database, key_cache: AccessKeyCache, presented: str) -> st
         raise UnauthenticatedError("This access key was revoked.")
     if not key.is_good(now):
         raise UnauthenticatedError("This access key has expired.")
-    if key.scope is not KeyScope.ADMIN:
+    if key.scope not in READERS:
         raise InsufficientScopeError(
-            f"This access key is good for {key.scope.value}; the dashboard wants one for admin."
+            f"This access key has the scope {key.scope.value}. The dashboard shows devices and"
+            f" validations, and needs a key of scope {in_words(READERS)}."
         )
     token = secrets.token_urlsafe(32)
     session = Session(digest(token), key.key_id, digest(presented), now, now)

@@ -21,11 +21,32 @@ _columns = access_keys.c
 
 
 class KeyScope(StrEnum):
-    """The kind of requests that a key allows. No scope includes another."""
+    """The kind of requests that a key allows: those of devices, of aggregation servers, or a role.
+
+    Roles are for those who operate the authority (`ROLES`). No role includes the other two.
+    """
 
     PROVISION = "provision"
     VALIDATE = "validate"
+    MONITOR = "monitor"
+    READ = "read"
+    OPERATE = "operate"
     ADMIN = "admin"
+
+
+ROLES = (KeyScope.MONITOR, KeyScope.READ, KeyScope.OPERATE, KeyScope.ADMIN)
+"""The roles, the least first. Each allows what those before it allow."""
+
+
+def at_least(role: KeyScope) -> frozenset[KeyScope]:
+    """Return a role and those that include it."""
+    return frozenset(ROLES[ROLES.index(role) :])
+
+
+def in_words(scopes: frozenset[KeyScope]) -> str:
+    """Return scopes as the words of a sentence, the least role first: `read, operate or admin`."""
+    *others, last = (each.value for each in KeyScope if each in scopes)
+    return f"{', '.join(others)} or {last}" if others else last
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,7 +26,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from birthmark_sma.authority.access.caller import Caller
-from birthmark_sma.authority.rate_limits.limits import DEFAULTS, UNITS, Kind
+from birthmark_sma.authority.rate_limits.limits import DEFAULTS, KINDS_OF_SCOPES, UNITS, Kind
 from birthmark_sma.authority.rate_limits.memory_store import MemoryStore
 from birthmark_sma.authority.rate_limits.redis_connection import (
     RedisConnection,
@@ -313,7 +313,7 @@ class RateLimits:
     def _limit_of(self, kind: Kind, caller: Caller) -> Limit:
         key = caller.key
         # A key's own rate replaces the default for the requests of its scope, not for FAILs.
-        if key is not None and key.rate_limit is not None and key.scope.value == kind.value:
+        if key is not None and key.rate_limit is not None and KINDS_OF_SCOPES[key.scope] is kind:
             return self._own(kind, key.rate_limit)
         return self._limits[kind]
 

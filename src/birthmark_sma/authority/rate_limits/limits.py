@@ -7,9 +7,11 @@ anything that counts.
 from collections.abc import Mapping
 from enum import StrEnum
 
+from birthmark_sma.authority.access.store import ROLES, KeyScope
+
 
 class Kind(StrEnum):
-    """The kind of units that a limit counts. The first three have the names of key scopes.
+    """The kind of units that a limit counts. ADMIN counts the requests of all roles.
 
     The caller of a `renew` is the device itself (`RenewingDevice`).
     """
@@ -39,6 +41,13 @@ DEFAULTS: Mapping[Kind, str] = {
 on. `ocsp` is 100 signatures a second, of about 0.1 ms each. `renew` is for one device, which renews
 once in months, and a few times more if an operator orders that. The other limits are far above what
 people and probes need."""
+
+KINDS_OF_SCOPES: Mapping[KeyScope, Kind] = {
+    KeyScope.PROVISION: Kind.PROVISION,
+    KeyScope.VALIDATE: Kind.VALIDATE,
+    **dict.fromkeys(ROLES, Kind.ADMIN),
+}
+"""The kind that the own rate of an access key replaces, by the scope of the key."""
 
 UNITS = {
     Kind.PROVISION: "devices",

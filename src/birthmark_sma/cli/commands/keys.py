@@ -44,7 +44,11 @@ class KeyOptions:
     """The options of a new access key: its scope and its limits."""
 
     scope: Annotated[
-        str, Option(help="The requests that the key allows: provision, validate or admin.")
+        str,
+        Option(
+            help="The requests that the key allows: provision, validate, or a role. The roles are"
+            " monitor, read, operate and admin. Each includes those before it."
+        ),
     ]
     expires: Annotated[
         str | None,
@@ -125,6 +129,7 @@ def create(
     An aggregation server:   sma keys create newsroom-1 --scope validate --disclosure family
     One camera:              sma keys create desk-7 --scope provision --uses 1 --expires 2d
     A batch of phones:       sma keys create friday --scope provision --family Android --uses 500
+    Prometheus:              sma keys create prometheus --scope monitor
     """
     from birthmark_sma.authority.access.keys import create_key
 

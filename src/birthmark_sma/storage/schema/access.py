@@ -24,7 +24,10 @@ access_keys = Table(
     Column(
         "scope",
         String(16),
-        CheckConstraint("scope IN ('provision', 'validate', 'admin')", name="scope"),
+        CheckConstraint(
+            "scope IN ('provision', 'validate', 'monitor', 'read', 'operate', 'admin')",
+            name="scope",
+        ),
         nullable=False,
     ),
     Column("secret_digest", LargeBinary),

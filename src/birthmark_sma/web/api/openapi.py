@@ -16,6 +16,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 from starlette.routing import BaseRoute
 
+from birthmark_sma.authority.access.store import KeyScope
 from birthmark_sma.web.api import examples
 from birthmark_sma.web.api.models.provisioning import ProvisionRequest
 from birthmark_sma.web.api.models.published import LegacyValidateRequest, PublishedValidateRequest
@@ -132,9 +133,10 @@ def _name_keys(made: dict[str, Any]) -> None:
         scopes = ROUTES[path].scopes
         if scopes is None:
             continue
+        named = [each.value for each in KeyScope if each in scopes]
         for operation in operations.values():
             # The last alternative means no credential. It is for a server with open access.
-            operation["security"] = [{"accessKey": sorted(scopes)}, {"clientCertificate": []}, {}]
+            operation["security"] = [{"accessKey": named}, {"clientCertificate": []}, {}]
 
 
 def _restore_examples(made: dict[str, Any], routes: Sequence[BaseRoute]) -> None:

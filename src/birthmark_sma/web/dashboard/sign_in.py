@@ -1,4 +1,4 @@
-"""Dashboard pages to sign in with an admin access key, and to sign out.
+"""Dashboard pages to sign in with an access key, and to sign out.
 
 Both forms are protected against cross-site request forgery (CSRF). The cookie holds a session
 token, never the key.

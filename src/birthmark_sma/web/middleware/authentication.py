@@ -20,7 +20,7 @@ from cryptography import x509
 from birthmark_sma.authority.access import sessions
 from birthmark_sma.authority.access.cache import AccessKeyCache
 from birthmark_sma.authority.access.caller import Caller, keyless_caller
-from birthmark_sma.authority.access.store import AccessKey
+from birthmark_sma.authority.access.store import AccessKey, in_words
 from birthmark_sma.config import Access, Settings
 from birthmark_sma.errors import InsufficientScopeError, UnauthenticatedError
 from birthmark_sma.http_requests import is_loopback
@@ -92,7 +92,7 @@ class Authenticator:
         if route.scopes is not None and key.scope not in route.scopes:
             raise InsufficientScopeError(
                 f"This access key has the scope {key.scope.value}. This path needs the scope"
-                f" {' or '.join(sorted(route.scopes))}."
+                f" {in_words(route.scopes)}."
             )
         self._key_cache.note_use(key)
         return key

@@ -102,12 +102,22 @@ def test_over_tls_the_cookie_is_bound_to_tls(tmp_path: Path) -> None:
         running.server.close()
 
 
-@pytest.mark.parametrize("scope", ["validate", "provision"])
+@pytest.mark.parametrize("scope", ["read", "operate"])
+def test_lower_roles_open_the_dashboard_too(guarded: Guarded, scope: str) -> None:
+    with guarded.browser() as browser:
+        assert sign_in(browser, guarded.keys[scope]).status_code == 303
+        assert browser.get("/dashboard").status_code == 200
+        assert browser.get("/dashboard/validations.csv").status_code == 200
+
+
+@pytest.mark.parametrize("scope", ["validate", "provision", "monitor"])
 def test_other_keys_do_not(guarded: Guarded, scope: str) -> None:
+    """The page says why, and which role is needed."""
     with guarded.browser() as browser:
         answer = sign_in(browser, guarded.keys[scope])
         assert answer.status_code == 403
-        assert "good for" in answer.text
+        assert f"has the scope {scope}" in answer.text
+        assert "needs a key of scope read, operate or admin" in answer.text
         assert browser.get("/dashboard").status_code == 303
 
 
