@@ -15,6 +15,7 @@ from birthmark_sma.authority.authority import Authority
 from birthmark_sma.authority.ca.crl_store import ServedCrl, ServedCrls
 from birthmark_sma.authority.ocsp.responder import OcspResponder
 from birthmark_sma.authority.operations.statistics import Totals
+from birthmark_sma.authority.validation.audit_counters import HourCounts
 from birthmark_sma.web.conditions.watch import ConditionWatch
 from birthmark_sma.web.dashboard.health.examination import Examination
 from birthmark_sma.web.middleware.authentication import Authenticator
@@ -42,6 +43,7 @@ class ServerState:
     deadlines: Deadlines
     crls: "NewestCrls"
     ocsp: OcspResponder
+    hours: HourCounts
     conditions: ConditionWatch
     examination: Examination
     exporting: asyncio.Lock

@@ -19,6 +19,7 @@ from birthmark_sma.authority.authority import Authority
 from birthmark_sma.authority.ocsp.responder import OcspResponder
 from birthmark_sma.authority.ocsp.store import find_certificates
 from birthmark_sma.authority.sandbox.guards import check_kind
+from birthmark_sma.authority.validation.audit_counters import HourCounts
 from birthmark_sma.runtime.shared_memory_metrics import SharedCounters
 from birthmark_sma.web.api import (
     docs_pages,
@@ -162,6 +163,7 @@ async def _serving(
             deadlines=Deadlines(),
             crls=NewestCrls(authority.served_crls, quick),
             ocsp=_ocsp_responder(authority, quick),
+            hours=HourCounts(),
             conditions=ConditionWatch(metrics_text.text, quick),
             examination=Examination(authority.settings, examiner),
             exporting=asyncio.Lock(),

@@ -27,7 +27,7 @@ from birthmark_sma.web.dashboard.query_params import link
 from birthmark_sma.web.dashboard.rendering import milliseconds, render_page
 from birthmark_sma.web.middleware.request_metrics import LATELY_SECONDS, RequestMetrics
 from birthmark_sma.web.routes import DASHBOARD
-from birthmark_sma.web.server_state import ApiRequest
+from birthmark_sma.web.server_state import ApiRequest, ServerState
 
 _LISTED = 8  # families, and busiest devices
 FIGURES = "/dashboard/figures"
@@ -58,7 +58,7 @@ async def _answer(request: ApiRequest, template: str) -> Response:
     authority.copy_figures()  # publish this process's metrics now, so that the page has them
     alive = _alive(authority, request.server.metrics)
     return await render_page(
-        request, template, lambda connection: _read(connection, authority, shown) | alive
+        request, template, lambda connection: _read(connection, request.server, shown) | alive
     )
 
 
@@ -74,9 +74,10 @@ def _alive(authority: Authority, traffic: RequestMetrics) -> dict[str, Any]:
     }
 
 
-def _read(connection: Connection, authority: Authority, shown: TimeRange) -> dict[str, Any]:
+def _read(connection: Connection, server: ServerState, shown: TimeRange) -> dict[str, Any]:
+    authority = server.authority
     glance = read_glance(connection)
-    chart = read_chart(connection, shown)
+    chart = read_chart(connection, shown, server.hours)
     stats = glance.stats
     now = stats.until
     families = list(stats.devices_by_family.items())

@@ -5,16 +5,18 @@ from datetime import UTC, datetime, timedelta, timezone
 
 from birthmark_sma.authority.background.retention import prune
 from birthmark_sma.authority.validation.audit_counters import (
+    HourCounts,
     count_by_step,
     count_ever,
     count_repeats,
+    floor_to_hour,
     hours_until,
 )
 from birthmark_sma.authority.validation.records import floor_to_minute
 from birthmark_sma.protocol.replay import Repeat
 from birthmark_sma.protocol.verdict import Reason
 from birthmark_sma.storage.engine import Database
-from birthmark_sma.storage.portable_sql import TimeStep
+from birthmark_sma.storage.portable_sql import TimeStep, database_time
 from tests.support.audit_rows import AuditWriter, judged
 from tests.support.authorities import rows_of
 
@@ -101,6 +103,32 @@ def test_steps_of_ten_minutes_begin_at_full_ones(database: Database) -> None:
             begins: Counter({Reason.GENUINE: 2}),
             begins + timedelta(minutes=10): Counter({Reason.GENUINE: 1}),
         }
+
+
+def test_hours_that_are_over_are_counted_once(database: Database) -> None:
+    """The current one and the one before, while commits may be late, are counted each time."""
+    with database.read() as connection:
+        now = database_time(connection)
+    hour = floor_to_hour(now)
+    old, late = hour - timedelta(hours=5), now - timedelta(minutes=5)
+    record(database, old, Reason.GENUINE)
+    record(database, late, Reason.GENUINE)
+    hours = HourCounts()
+    since, until = old - timedelta(hours=1), now + timedelta(seconds=1)
+    with database.read() as connection:
+        first = hours.read(connection, since, until)
+    assert list(first) == [hour - timedelta(hours=ago) for ago in (6, 5, 4, 3, 2, 1, 0)]
+    assert first[old] == {Reason.GENUINE: 1}
+    assert first[old - timedelta(hours=1)] == {}
+    record(database, old, Reason.GENUINE)
+    record(database, late, Reason.NOT_OPENED)
+    with database.read() as connection:
+        again = hours.read(connection, since, until)
+        assert again[old] == {Reason.GENUINE: 1}, "it was over: it is kept"
+        assert again[floor_to_hour(late)][Reason.NOT_OPENED] == 1
+        fresh = HourCounts()
+        assert fresh.read(connection, since, old + timedelta(minutes=1))[old].total() == 2
+        assert hours.read(connection, until, since) == {}
 
 
 def test_hours_without_gaps() -> None:

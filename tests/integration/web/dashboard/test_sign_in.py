@@ -46,7 +46,7 @@ def test_a_browser_without_a_session_is_asked_for_a_key(guarded: Guarded) -> Non
         assert browser.get("/").headers["location"] == "/dashboard"
         answer = browser.get("/dashboard?range=24h")
         assert answer.status_code == 303
-        assert answer.headers["location"] == f"{SIGN_IN}?next=%2Fdashboard%3Fhours%3D24"
+        assert answer.headers["location"] == f"{SIGN_IN}?next=%2Fdashboard%3Frange%3D24h"
         form = browser.get(answer.headers["location"])
         assert form.status_code == 200
         assert 'value="/dashboard?range=24h"' in form.text

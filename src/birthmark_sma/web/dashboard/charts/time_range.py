@@ -27,8 +27,9 @@ SHORTEST = timedelta(minutes=10)
 _MINUTE = timedelta(minutes=1)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _FIRST = datetime(2000, 1, 1, tzinfo=UTC)  # before every authority; nothing underflows after it
-# Up to these lengths, a point of the chart is a minute or ten minutes: it has at most 720 points.
-_BY_MINUTE, _BY_TEN_MINUTES = timedelta(hours=6), timedelta(hours=48)
+# Up to these lengths, a point of the chart is a minute or ten minutes: it has at most 722 points. A
+# range that ends now may be a step longer, because it begins with a whole one.
+_BY_MINUTE, _BY_TEN_MINUTES = timedelta(hours=6, minutes=1), timedelta(hours=48, minutes=10)
 
 
 class Recent(StrEnum):

@@ -1,7 +1,7 @@
 """The chart of verdicts over time, and the table that says the same without a picture.
 
 The overview and the page of validations show it. It reads the counters alone, never the audit log:
-of 30 days these are some rows for each minute.
+of 30 days these are some rows for each minute, and each process keeps the hours that are over.
 """
 
 import json
@@ -13,11 +13,11 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import Connection
 
-from birthmark_sma.authority.validation.audit_counters import count_by_step
+from birthmark_sma.authority.validation.audit_counters import HourCounts, count_by_step
 from birthmark_sma.protocol.verdict import Reason, Verdict
+from birthmark_sma.storage.portable_sql import TimeStep
 from birthmark_sma.web.dashboard.charts.time_range import (
     LONGEST,
-    SHORTEST,
     TimeRange,
     between,
     floor_to_step,
@@ -25,9 +25,9 @@ from birthmark_sma.web.dashboard.charts.time_range import (
 )
 from birthmark_sma.web.dashboard.query_params import link
 
-_MOST_ROWS = 31  # of the table: a month has one for each day
+_MOST_ROWS = 31  # whole rows of the table: a month has one for each day
 _ROWS = (1, 5, 10, 30, 60, 180, 360, 1_440)
-"""The minutes of a row of the table: the shortest with at most 31 rows is taken."""
+"""The minutes of a row of the table: the shortest that gives at most 31 is taken."""
 
 
 class Part(NamedTuple):
@@ -77,12 +77,11 @@ class VerdictChart:
     def parts(self, path: str, others: Mapping[str, object]) -> Iterator[Part]:
         """Yield the rows of the table, newest first, with links to `path`."""
         length = self.shown.until - self.shown.since
-        minutes = (timedelta(minutes=each) for each in _ROWS)
-        row = next(
-            each
-            for each in minutes
-            if each >= self.shown.step.value and length / each <= _MOST_ROWS - 1
-        )
+        steps = [timedelta(minutes=each) for each in _ROWS]
+        fitting = [
+            each for each in steps if each >= self.shown.step.value and length / each <= _MOST_ROWS
+        ]
+        row = fitting[0] if fitting else steps[-1]
         counted: dict[datetime, tuple[int, int]] = {}
         for time, passes, fails in zip(self.times, self.passes, self.fails, strict=True):
             begins = floor_to_step(time, row)
@@ -91,18 +90,21 @@ class VerdictChart:
         for begins, (passes, fails) in sorted(counted.items(), reverse=True):
             since, until = max(begins, self.times[0]), min(begins + row, self.shown.until)
             url = None
-            if row > SHORTEST / 2:
+            if row > TimeStep.MINUTE.value:
                 inside = between(since, begins + row, self.shown.until, LONGEST)
                 url = link(path, {**others, **inside.query})
             yield Part(since, until, passes, fails, url)
 
 
-def read_chart(connection: Connection, shown: TimeRange) -> VerdictChart:
-    """Return the chart of a range."""
+def read_chart(connection: Connection, shown: TimeRange, hours: HourCounts) -> VerdictChart:
+    """Return the chart of a range. Its first and its last step are counted whole."""
     step = shown.step.value
-    counted = count_by_step(connection, shown.step, shown.since, shown.until)
-    times = []
     begins = floor_to_step(shown.since, step)
+    if shown.step is TimeStep.HOUR:
+        counted = hours.read(connection, begins, shown.until)
+    else:
+        counted = count_by_step(connection, shown.step, begins, shown.until)
+    times = []
     while begins < shown.until:
         times.append(begins)
         begins += step

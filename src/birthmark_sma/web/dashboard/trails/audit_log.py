@@ -17,6 +17,7 @@ from sqlalchemy import Connection
 from starlette.responses import Response, StreamingResponse
 
 from birthmark_sma.authority.validation import audit_search, validation_details
+from birthmark_sma.authority.validation.audit_counters import HourCounts
 from birthmark_sma.authority.validation.audit_search import AuditEntry, AuditFilter, Cursor
 from birthmark_sma.protocol.replay import Repeat
 from birthmark_sma.protocol.verdict import Reason, Verdict
@@ -72,7 +73,7 @@ async def list_validations(request: ApiRequest) -> Response:
         older = None
         if found.older is not None:
             older = link(LIST, query | {"before": found.older})
-        return asked.read_chart(connection) | {
+        return asked.read_chart(connection, request.server.hours) | {
             "rows": found.rows,
             "looked_back_to": found.looked_back_to,
             "older": older,
@@ -130,11 +131,11 @@ class _Asked:
         }
         return cls(wanted, query, charted)
 
-    def read_chart(self, connection: Connection) -> dict[str, Any]:
+    def read_chart(self, connection: Connection, hours: HourCounts) -> dict[str, Any]:
         """Return the chart and the numbers by result, with links to the rows of each."""
         if self.charted is None:
             return {"chart": None}
-        chart = read_chart(connection, self.charted)
+        chart = read_chart(connection, self.charted, hours)
         others = {name: self.query[name] for name in ("result", "reason")}
         verdicts = chart.verdicts
         times = self.charted.query

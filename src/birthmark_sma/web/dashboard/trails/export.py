@@ -36,8 +36,14 @@ class Serials(StrEnum):
 
 
 def parse_serials(request: ApiRequest) -> bool:
-    """Return True if the export may name devices. Raises RequestError for an invalid value."""
-    return parse_choice(request, "serials", Serials) is not Serials.NO
+    """Return True if the export names devices: unless the request or its access key forbids it.
+
+    Raises RequestError for an invalid value.
+    """
+    asked = parse_choice(request, "serials", Serials)
+    caller = request.context.caller
+    key = None if caller is None else caller.key
+    return asked is not Serials.NO and (key is None or key.may_export_serials)
 
 
 def stream_export(
