@@ -4,6 +4,7 @@ Every page at both sizes and in both schemes: what each looks like is left in bu
 """
 
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -249,7 +250,7 @@ def test_a_device_is_found_from_its_validation(browser: Browser, lively: Lively)
         assert download.value.path().read_text().count("BEGIN CERTIFICATE") == 3
         page.goto("/dashboard/validations?result=FAIL")
         with page.expect_download() as download:
-            page.get_by_role("link", name="CSV").click()
+            page.get_by_role("link", name="CSV", exact=True).click()
         assert download.value.path().read_text().count("FAIL") > 1_000
         assert watched.faults == []
 
@@ -337,6 +338,9 @@ def test_the_keyboard_is_enough(browser: Browser, lively: Lively) -> None:
         expect(page.get_by_role("link", name="Skip to the content")).to_be_focused()
         page.keyboard.press("Enter")
         expect(page.locator("main")).to_be_focused()
+        for status in ("all", "active", "suspended", "revoked", "retired"):
+            page.keyboard.press("Tab")
+            expect(page.get_by_role("link", name=re.compile(f"^{status} "))).to_be_focused()
         page.keyboard.press("Tab")
         expect(page.get_by_label("Serial begins with")).to_be_focused()
         page.keyboard.type("<img")

@@ -2,14 +2,14 @@
 
 import pytest
 
-from birthmark_sma.web.conditions.samples import History, Snapshot, parse_snapshot
+from birthmark_sma.web.conditions.samples import History, Labels, Snapshot, parse_snapshot
 
 
 def counted(*values: float | None, every: float = 60.0, name: str = "c") -> History:
     """Return the history of one counter, whose value is missing where it is None."""
     history = History()
     for number, value in enumerate(values):
-        samples = {} if value is None else {(): value}
+        samples: dict[Labels, float] = {} if value is None else {(): value}
         history.add(Snapshot(number * every, {name: samples}))
     return history
 

@@ -48,6 +48,12 @@ class DeviceOrder(StrEnum):
         return is_few if self is DeviceOrder.CHANGED else not is_few
 
 
+_TIMES = {
+    DeviceOrder.PROVISIONED: devices.c.provisioned_at,
+    DeviceOrder.CHANGED: devices.c.status_changed_at,
+}
+
+
 class ListedDevice(NamedTuple):
     """The fields of a device in a list. The field names are the column names of the query."""
 
@@ -156,19 +162,27 @@ def _by_time(
     descending: bool,
 ) -> list[ListedDevice]:
     """Return devices in the order of a time, and of serials where the time is the same."""
-    by_provisioning = order is DeviceOrder.PROVISIONED
-    time = devices.c.provisioned_at if by_provisioning else devices.c.status_changed_at
+    time = _TIMES[order]
     conditions = _conditions(wanted)
-    if not by_provisioning:
-        conditions.append(time.is_not(None))
-    if after is not None:
-        at = connection.execute(select(time).where(_serial == after)).scalar()
-        if at is None:
-            return []
-        later = and_(time == at, _serial < after if descending else _serial > after)
-        conditions.append(time <= at if descending else time >= at)
-        conditions.append(or_(time < at if descending else time > at, later))
     directed = [_directed(time, descending), _directed(_serial, descending)]
+    if time.nullable:
+        # Last in both directions: the changes from before they were recorded.
+        directed.insert(0, time.is_(None))
+    if after is not None:
+        last = connection.execute(select(time).where(_serial == after)).one_or_none()
+        if last is None:
+            return []
+        [at] = last
+        behind = _serial < after if descending else _serial > after
+        if at is None:
+            conditions += [time.is_(None), behind]
+        else:
+            later = or_(time < at if descending else time > at, and_(time == at, behind))
+            if time.nullable:
+                conditions.append(or_(later, time.is_(None)))
+            else:
+                # The second condition follows from the first, but alone lets the index be used.
+                conditions += [later, time <= at if descending else time >= at]
     return _select(connection, conditions, directed, limit)
 
 

@@ -55,7 +55,6 @@ ACTS = "/dashboard/acts"
 _A_PAGE = 50  # devices of a page
 _MOST_FAMILIES = 200  # families to choose from
 _DAYS = 30  # days in the chart of a device's PASSes
-_LISTED_DAYS = 7  # days with a PASS that link to their validations
 _LATEST = 15  # newest validations of a device
 _FLAGS = 20  # newest abuse flags of a device
 _ACTS = 5  # newest acts on a device
@@ -260,9 +259,9 @@ def _read(connection: Connection, authority: Authority, device_serial: str) -> d
         "all_acts": link(ACTS, {"subject": device_serial, "kind": _KIND}),
         "flags": device_flags.list_flags_of_device(connection, device_serial, limit=_FLAGS),
         "days": [(day, passes.get(day, 0)) for day in days],
-        "latest_days": [
-            (link(VALIDATIONS, {"device": device_serial, **_whole_day(day)}), day)
-            for day in sorted(passes, reverse=True)[:_LISTED_DAYS]
+        "active_days": [
+            (link(VALIDATIONS, {"device": device_serial, **_whole_day(day)}), day, passes[day])
+            for day in sorted(passes, reverse=True)
         ],
         "most_passes": max(passes.values(), default=0),
         "passes": sum(passes.values()),

@@ -110,7 +110,7 @@ def _read(connection: Connection, server: ServerState, shown: TimeRange) -> dict
         "certificates": [
             CertificateView.of("root", authority.root, now),
             CertificateView.of("intermediate", authority.issuer.certificate, now),
-            *([] if (server := server_certificate(authority, now)) is None else [server]),
+            *([] if (tls := server_certificate(authority, now)) is None else [tls]),
         ],
         "expiring": count_expiring(connection, now, _MOST_COUNTED),
         "most_expiring": _MOST_COUNTED,

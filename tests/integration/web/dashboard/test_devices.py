@@ -188,17 +188,24 @@ def test_the_latest_change_of_status_is_first(running: Running) -> None:
                 status=DeviceStatus.RETIRED,
                 status_changed_at=moment + timedelta(days=number),
             )
+        unknown = [f"{start}-unknown-{number:02}" for number in range(60)]
+        register(database, unknown, status=DeviceStatus.RETIRED)
     with running.client(headers=PAGE) as client:
         found = every_page(client, status="retired", sort="changed", direction="descending")
         assert found[:3] == [f"{start}-{number}" for number in (3, 2, 1)]
+        assert [each for each in found if each in unknown] == unknown[::-1], (
+            "the last, on two pages"
+        )
+        found = every_page(client, status="retired", sort="changed")
+        assert [each for each in found if each in unknown] == unknown
+        assert found[-1] in unknown
+        assert sorted(found) == sorted(every_page(client, status="retired"))
 
 
 def test_the_list_counts_by_status(running: Running) -> None:
     with running.database() as database:
         register(database, [new_serial("count")], status=DeviceStatus.RETIRED)
-    numbers = dict(
-        running.rows("SELECT status, count(*) FROM registered_devices GROUP BY status")  # type: ignore[arg-type]
-    )
+    numbers = dict(running.rows("SELECT status, count(*) FROM registered_devices GROUP BY status"))
     with running.client(headers=PAGE) as client:
         page = client.get(LIST, params={"status": "retired"}).text
     told = dict(re.findall(r"<a href=\"[^\"]+\"[^>]*>(\w+) ([\d,]+)</a></li>", page))

@@ -139,7 +139,8 @@ class _Asked:
         others = {name: self.query[name] for name in ("result", "reason")}
         verdicts = chart.verdicts
         times = self.charted.query
-        results = [("all", sum(verdicts.values()), link(LIST, times), self.wanted.result is None)]
+        is_any = self.wanted.result is None and self.wanted.reason is None
+        results = [("all", sum(verdicts.values()), link(LIST, times), is_any)]
         for verdict in Verdict:
             url = link(LIST, {"result": verdict.value, **times})
             results.append((verdict.value, verdicts[verdict], url, self.wanted.result is verdict))
