@@ -19,12 +19,17 @@ def test_only_named_samples_are_kept() -> None:
         '# TYPE c counter\nc_total{b="2",a="1"} 3.0\n# TYPE g gauge\ng 7\n'
         '# TYPE h histogram\nh_bucket{le="+Inf"} 4\nh_count 4\nh_sum 1\n'
     )
-    snapshot = parse_snapshot(text, 1.0, {"c_total", "h_bucket", "absent"})
+    known: dict[Labels, Labels] = {}
+    wanted: dict[str, dict[str, str]] = {"c_total": {"a": "1"}, "h_bucket": {}, "absent": {}}
+    snapshot = parse_snapshot(text, 1.0, wanted, known)
     assert snapshot.samples == {
         "c_total": {(("a", "1"), ("b", "2")): 3.0},
         "h_bucket": {(("le", "+Inf"),): 4.0},
         "absent": {},
     }
+    again = parse_snapshot(text, 2.0, wanted | {"c_total": {"a": "2"}}, known)
+    assert again.samples["c_total"] == {}
+    assert len(known) == 2
 
 
 @pytest.mark.parametrize(

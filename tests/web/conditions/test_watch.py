@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from birthmark_sma.web.conditions.table import CONDITIONS, Severity
-from birthmark_sma.web.conditions.watch import NAMES, ConditionWatch
+from birthmark_sma.web.conditions.watch import WANTED, ConditionWatch
 
 UP = "# TYPE sma_database_up gauge\nsma_database_up {}\n"
 FAILING = (
@@ -77,5 +77,7 @@ def test_the_table() -> None:
     assert [each.name for each in CONDITIONS if each.check is None] == ["SmaDown"]
     assert len({each.name for each in CONDITIONS}) == len(CONDITIONS)
     assert {each.severity for each in CONDITIONS} == set(Severity)
-    assert "up" not in NAMES
-    assert "sma_http_request_duration_seconds_bucket" in NAMES
+    assert "up" not in WANTED
+    route = {"route": "/api/v1/validate/nuc"}
+    assert WANTED["sma_http_request_duration_seconds_bucket"] == route
+    assert WANTED["sma_verdicts_total"] == {}, "of PASS and of FAIL"

@@ -7,7 +7,7 @@ the window. This module must never read a clock: times come from the caller.
 
 from bisect import bisect_left
 from collections import deque
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import NamedTuple, TypeAlias
 
@@ -29,13 +29,19 @@ class Snapshot(NamedTuple):
     samples: Mapping[str, Values]
 
 
-def parse_snapshot(text: str, time: float, names: Collection[str]) -> Snapshot:
-    """Return the samples with these names in a text of /metrics."""
-    samples: dict[str, dict[Labels, float]] = {name: {} for name in names}
+def parse_snapshot(
+    text: str, time: float, wanted: Mapping[str, Mapping[str, str]], known: dict[Labels, Labels]
+) -> Snapshot:
+    """Return the wanted samples in a text of /metrics: by name, those with all these labels.
+
+    `known` keeps the labels, so that the snapshots of a history share them.
+    """
+    samples: dict[str, dict[Labels, float]] = {name: {} for name in wanted}
     for family in text_string_to_metric_families(text):
         for name, labels, value, *_ in family.samples:
-            if name in samples:
-                samples[name][tuple(sorted(labels.items()))] = value
+            if name in samples and wanted[name].items() <= labels.items():
+                sorted_labels = tuple(sorted(labels.items()))
+                samples[name][known.setdefault(sorted_labels, sorted_labels)] = value
     return Snapshot(time, samples)
 
 

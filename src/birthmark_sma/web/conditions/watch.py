@@ -11,21 +11,31 @@ import re
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Executor
+from functools import partial
 from typing import NamedTuple
 
-from birthmark_sma.web.conditions.samples import History, Snapshot, parse_snapshot
+from birthmark_sma.web.conditions.samples import History, Labels, Snapshot, parse_snapshot
 from birthmark_sma.web.conditions.table import CONDITIONS, Condition
 from birthmark_sma.web.middleware.timeouts import put
 
 EVERY_SECONDS = 15.0
 
-NAMES = frozenset(
-    name
-    for each in CONDITIONS
-    for name in re.findall(r"\bsma_\w+", each.expression)
-    if each.check is not None
-)
-"""The samples that the expressions name."""
+
+def _find_wanted() -> dict[str, dict[str, str]]:
+    """Return the samples that the expressions name, with the label that all of them ask for.
+
+    A histogram has a sample for each route and bound: to keep those of one route saves megabytes.
+    """
+    selector = re.compile(r'\b(sma_\w+)(?:\{(\w+)="([^"]*)"\})?')
+    wanted: dict[str, dict[str, str]] = {}
+    for each in CONDITIONS:
+        for name, label, value in selector.findall(each.expression):
+            labels = {label: value} if label else {}
+            wanted[name] = labels if wanted.get(name, labels) == labels else {}
+    return wanted | {"sma_queue_items": {}}  # the health page shows both writers
+
+
+WANTED = _find_wanted()
 
 _log = logging.getLogger(__name__)
 
@@ -52,6 +62,7 @@ class ConditionWatch:
         self._read = read
         self._thread = thread
         self._history = History()
+        self._known: dict[Labels, Labels] = {}
         self._since: dict[str, float] = {}
         self.held: Sequence[HeldCondition] = ()
         self.newest: Snapshot | None = None
@@ -73,7 +84,9 @@ class ConditionWatch:
     async def evaluate(self, now: float) -> None:
         """Read the metrics and evaluate all conditions, at a Unix time."""
         text = await self._read()
-        future, _ = put(self._thread, lambda: parse_snapshot(text.decode(), now, NAMES))
+        future, _ = put(
+            self._thread, partial(parse_snapshot, text.decode(), now, WANTED, self._known)
+        )
         self.newest = await asyncio.wrap_future(future)
         self._history.add(self.newest)
         self.held = [each for each in map(self._hold, CONDITIONS) if each is not None]

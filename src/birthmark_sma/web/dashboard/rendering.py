@@ -32,6 +32,20 @@ POLICY = (
 _PAGE_SECONDS = 10.0
 _UNITS = (("day", 86_400), ("hour", 3_600), ("minute", 60))
 
+GUIDES = {
+    "/dashboard/devices": "devices",
+    "/dashboard/device": "devices",
+    "/dashboard/validations": "audit-log",
+    "/dashboard/validation": "why-did-my-token-fail",
+    "/dashboard/tables": "key-tables",
+    "/dashboard/certificates": "certificates",
+    "/dashboard/callers": "access-keys",
+    "/dashboard/acts": "acts",
+    "/dashboard/act": "acts",
+    "/dashboard/health": "monitor",
+}
+"""The page of docs/operate/ that a page of the dashboard names: the program has no copy of it."""
+
 NAVIGATION = tuple((route.path, route.navigation) for route in TABLE if route.navigation)
 
 
@@ -94,6 +108,7 @@ def _environment() -> Environment:
     )
     environment.globals |= {
         "navigation": NAVIGATION,
+        "guides": GUIDES,
         "static": static_url,
         "version": __version__,
         "percent": percent,

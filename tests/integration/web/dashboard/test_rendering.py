@@ -9,7 +9,9 @@ from pathlib import Path
 import httpx2
 import pytest
 
+from birthmark_sma.web.dashboard.rendering import GUIDES
 from birthmark_sma.web.dashboard.static_files import static_files
+from birthmark_sma.web.routes import ROUTES
 from tests.integration.web.dashboard.conftest import PAGE, Guarded, sign_in
 from tests.support.access_keys import start_with_keys
 from tests.support.cameras.camera import VALIDATE, Camera, wire
@@ -65,6 +67,14 @@ def test_pages_are_strict(guarded: Guarded, path: str) -> None:
         assert head.content == b""
         lengths = [int(each.headers["content-length"]) for each in (head, page)]
         assert abs(lengths[0] - lengths[1]) < 8, "a figure may have got longer meanwhile"
+
+
+def test_guides_exist() -> None:
+    """Each page names a guide, and each of them is a page."""
+    assert GUIDES.keys() <= ROUTES.keys()
+    docs = Path(__file__).parents[4] / "docs" / "operate"
+    for name in (*GUIDES.values(), "dashboard"):
+        assert (docs / f"{name}.md").is_file()
 
 
 def test_an_open_server_shows_them_to_whoever_is_on_this_machine(running: Running) -> None:
