@@ -8,7 +8,7 @@ after 45 seconds, and change nothing. Each process keeps its own findings.
 import asyncio
 from collections.abc import Sequence
 from concurrent.futures import Executor
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from time import monotonic
 from typing import NamedTuple
 
@@ -18,10 +18,10 @@ from birthmark_sma.config import Settings
 from birthmark_sma.errors import BirthmarkError, DatabaseUnavailableError
 from birthmark_sma.web.middleware.timeouts import run_with_timeout
 
-FRESH = timedelta(minutes=5)
-"""Findings that are older than this are not shown without being asked for again."""
+_FRESH_SECONDS = 300.0
+"""Findings that are older than this are made anew."""
 _SECONDS = 45.0
-_PAUSE = timedelta(seconds=10)
+_PAUSE_SECONDS = 10.0
 """Whoever asks again sooner gets the findings that are there."""
 _EXTENT = Extent(audit_rows=500_000, file_bytes=1_000_000_000)
 
@@ -41,16 +41,16 @@ class Examination:
         self._settings = settings
         self._thread = thread
         self._newest: Examined | None = None
+        self._made = 0.0  # of `monotonic`: a clock that is set back must not keep findings fresh
         self._running: asyncio.Task[Examined] | None = None
 
-    def recent(self, now: datetime, age: timedelta = FRESH) -> Examined | None:
+    def recent(self, seconds: float = _FRESH_SECONDS) -> Examined | None:
         """Return findings of at most this age, or None."""
-        newest = self._newest
-        return newest if newest is not None and now - newest.at < age else None
+        return self._newest if monotonic() - self._made < seconds else None
 
     async def run(self) -> Examined:
         """Examine, or wait for the examination that runs. Never raises an error of a check."""
-        if (newest := self.recent(datetime.now(UTC), _PAUSE)) is not None:
+        if (newest := self.recent(_PAUSE_SECONDS)) is not None:
             return newest
         if self._running is None:
             self._running = asyncio.create_task(self._run())
@@ -72,7 +72,8 @@ class Examination:
             found = [critical(str(error).rstrip("."), "Type sma doctor", "doctor")]
         finally:
             self._running = None
-        self._newest = Examined(found, datetime.now(UTC), monotonic() - began)
+        self._made = monotonic()
+        self._newest = Examined(found, datetime.now(UTC), self._made - began)
         return self._newest
 
     def _examine(self) -> Sequence[Finding]:

@@ -67,7 +67,7 @@ async def show_health(request: ApiRequest) -> Response:
     server = request.server
     now = datetime.now(UTC)
     runs = parse_text(request, "doctor") is not None
-    examined = await server.examination.run() if runs else server.examination.recent(now)
+    examined = await server.examination.run() if runs else server.examination.recent()
     try:
         database, crls = await run_with_timeout(
             server.slow, lambda: _ask_database(server.authority), _SECONDS
@@ -100,7 +100,7 @@ async def show_health(request: ApiRequest) -> Response:
 async def show_findings(request: ApiRequest) -> Response:
     """Return the part of the page with the findings, once they are made. The page asks for it."""
     examination = request.server.examination
-    examined = examination.recent(datetime.now(UTC)) or await examination.run()
+    examined = examination.recent() or await examination.run()
     return html_response(render(request, "findings.html", **_told(examined)))
 
 
