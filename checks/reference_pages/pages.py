@@ -15,7 +15,7 @@ DOCS = Path(__file__).parents[2] / "docs"
 
 
 def make_files() -> dict[str, str]:
-    """Return the text of every file with a generated part, by its name in docs/."""
+    """Return the text of every file with a generated part, by its path from docs/."""
     document = openapi_document.make_document()
     parts = {
         "api.md": {
@@ -33,6 +33,7 @@ def make_files() -> dict[str, str]:
     made = {
         "openapi.json": openapi_document.render(document),
         "schema.svg": schema_diagram.render(),
+        "../deploy/prometheus/alerts.yml": lists.render_alerts(),
     }
     for name, texts in parts.items():
         page = (DOCS / name).read_text(encoding="utf-8")

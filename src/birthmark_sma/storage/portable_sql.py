@@ -7,7 +7,8 @@ and gets its own with `choose`.
 """
 
 from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from enum import Enum
 from typing import Any, TypeVar
 
 from sqlalchemy import (
@@ -78,6 +79,25 @@ class UtcDateTime(TypeDecorator[datetime]):
         return zoned.astimezone(UTC)
 
 
+class TimeStep(Enum):
+    """The lengths of time to which `truncate_time` rounds down."""
+
+    MINUTE = timedelta(minutes=1)
+    TEN_MINUTES = timedelta(minutes=10)
+    HOUR = timedelta(hours=1)
+
+
+_POSTGRESQL_STEPS = {
+    TimeStep.TEN_MINUTES: "interval '10 minutes'",
+    TimeStep.HOUR: "interval '1 hour'",
+}
+_SQLITE_STEPS = {
+    TimeStep.TEN_MINUTES: ("2026-01-01 00:0", "'0:00.000000+00:00'"),
+    TimeStep.HOUR: ("2026-01-01 00:", "'00:00.000000+00:00'"),
+}
+"""The part of SQLite's text of a time that is kept, and what replaces the rest of it."""
+
+
 def choose(bind: Connection | Engine, *, postgresql: _Choice, sqlite: _Choice) -> _Choice:
     """Return the implementation for the kind of database, which was decided at its opening."""
     return postgresql if bind.dialect.name == "postgresql" else sqlite
@@ -121,17 +141,20 @@ def is_any_of(
     return column.in_(values)
 
 
-def truncate_to_hour(
-    connection: Connection, time: ColumnElement[datetime]
+def truncate_time(
+    connection: Connection, time: ColumnElement[datetime], step: TimeStep
 ) -> ColumnElement[datetime]:
-    """Return the start of the UTC hour of `time`, whatever the session's time zone is."""
+    """Return the start of the step (UTC) of a full minute, whatever the session's time zone is."""
+    if step is TimeStep.MINUTE:
+        return time
     if connection.dialect.name == "postgresql":
         # date_trunc looks the time zone up for each row, and that is most of its cost.
-        an_hour: ColumnElement[Any] = literal_column("interval '1 hour'")
+        interval: ColumnElement[Any] = literal_column(_POSTGRESQL_STEPS[step])
         epoch: ColumnElement[Any] = literal_column("timestamptz 'epoch'")
-        return type_coerce(func.date_bin(an_hour, time, epoch), time.type)
-    hour = func.substr(time, 1, len("2026-01-01 00:"), type_=String())
-    return type_coerce(hour + literal_column("'00:00.000000+00:00'"), time.type)
+        return type_coerce(func.date_bin(interval, time, epoch), time.type)
+    kept, rest = _SQLITE_STEPS[step]
+    begins = func.substr(time, 1, len(kept), type_=String())
+    return type_coerce(begins + literal_column(rest), time.type)
 
 
 def insert_or_update(

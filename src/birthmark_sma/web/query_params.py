@@ -119,3 +119,8 @@ def link(path: str, query: Mapping[str, object]) -> str:
     """Return the URL of a path and query parameters. Parameters that are None are left out."""
     given = {name: value for name, value in query.items() if value is not None}
     return f"{path}?{urlencode(given)}" if given else path
+
+
+def as_field(moment: datetime | None) -> str | None:
+    """Format a UTC time without its zone, as an HTML datetime-local field has it."""
+    return None if moment is None else moment.replace(tzinfo=None).isoformat()

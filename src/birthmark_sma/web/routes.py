@@ -240,6 +240,8 @@ TABLE = (
     _page("/dashboard/certificates", "Certificates"),
     _page("/dashboard/callers", "Callers"),
     _page("/dashboard/acts", "Acts"),
+    _page("/dashboard/health", "Health"),
+    _page("/dashboard/health/findings"),
     _page("/dashboard/act"),
     _page("/dashboard/acts.jsonl"),
     DEVICE_ACT,

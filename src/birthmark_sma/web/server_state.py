@@ -15,6 +15,9 @@ from birthmark_sma.authority.authority import Authority
 from birthmark_sma.authority.ca.crl_store import ServedCrl, ServedCrls
 from birthmark_sma.authority.ocsp.responder import OcspResponder
 from birthmark_sma.authority.operations.statistics import Totals
+from birthmark_sma.authority.validation.audit_counters import HourCounts
+from birthmark_sma.web.conditions.watch import ConditionWatch
+from birthmark_sma.web.dashboard.health.examination import Examination
 from birthmark_sma.web.middleware.authentication import Authenticator
 from birthmark_sma.web.middleware.request_metrics import RequestMetrics
 from birthmark_sma.web.middleware.timeouts import Deadlines, MetricsCache, SharedQuery
@@ -42,6 +45,9 @@ class ServerState:
     deadlines: Deadlines
     crls: "NewestCrls"
     ocsp: OcspResponder
+    hours: HourCounts
+    conditions: ConditionWatch
+    examination: Examination
     exporting: asyncio.Lock
     """Held while a piece of an export is read."""
 

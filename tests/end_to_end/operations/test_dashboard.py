@@ -4,8 +4,10 @@ Every page at both sizes and in both schemes: what each looks like is left in bu
 """
 
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
@@ -13,6 +15,7 @@ from playwright.sync_api import Browser, Page, expect
 
 from birthmark_sma.authority.devices import states
 from birthmark_sma.authority.devices.revocation import change_devices
+from birthmark_sma.web.routes import TABLE
 from tests.support.busy_authority import Lively, start_lively
 from tests.support.devices.actors import ACTOR
 from tests.support.devices.acts import suspend_device
@@ -25,14 +28,8 @@ from tests.support.programs.browser import (
 )
 
 PAGES = (
-    "Overview",
-    "Devices",
-    "Flags",
-    "Validations",
-    "Key tables",
-    "Certificates",
-    "Callers",
-    "Acts",
+    *("Overview", "Devices", "Flags", "Validations", "Key tables", "Certificates", "Callers"),
+    *("Acts", "Health"),
 )
 DOCUMENTATION = {"API": "/docs", "ReDoc": "/redoc"}
 IN_VIEW = {
@@ -42,6 +39,12 @@ IN_VIEW = {
     "Acts": ("Time (UTC)", "Act"),
 }
 """The columns of each list that are in view on a phone."""
+NO_PAGES = {
+    *("/dashboard/acts.jsonl", "/dashboard/validations.csv", "/dashboard/validations.jsonl"),
+    *("/dashboard/certificates/download", "/dashboard/device/certificate"),
+    *("/dashboard/figures", "/dashboard/health/findings", "/dashboard/static"),
+}
+"""Routes of the dashboard that are downloads, or parts of pages."""
 HOSTILE = "<img src=x onerror=alert(1)>"
 LONG = "WWWWWWWWWWWWWWWW.a-serial-as-long-as-one-may-be.WWWWWWWWWWWWWWWW"
 PICTURES = Path(__file__).parents[3] / "build" / "dashboard"
@@ -49,7 +52,11 @@ _PROGRAM = os.environ.get(PROGRAM_VARIABLE)  # before the tests' environment is 
 
 # What no link of the navigation leads to, by the name of its picture.
 PLACES = {
-    "overview-24-hours": "/dashboard?hours=24",
+    "overview-24-hours": "/dashboard?range=24h",
+    "overview-30-days": "/dashboard?range=30d",
+    "overview-zoomed": "/dashboard?since=2026-01-01T00:00&until=2026-01-01T01:00",
+    "devices-by-time": "/dashboard/devices?sort=provisioned&direction=descending",
+    "devices-by-change": "/dashboard/devices?status=suspended&sort=changed&direction=descending",
     "devices-found": "/dashboard/devices?q=pixel&family=Android&status=suspended",
     "devices-flagged": "/dashboard/devices?flagged=yes",
     "devices-none": "/dashboard/devices?q=nothing",
@@ -58,6 +65,8 @@ PLACES = {
     "device-suspended": "/dashboard/device?serial=camera-2",
     "device-busy": "/dashboard/device?serial=RPI5-000001",
     "validations-fail": "/dashboard/validations?result=FAIL",
+    "validations-week": "/dashboard/validations?range=7d&reason=not_opened",
+    "health-examined": "/dashboard/health?doctor=run",
     "validations-none": "/dashboard/validations?device=nothing",
     "table": "/dashboard/tables?by=use&table=7",
     "table-none": "/dashboard/tables?table=9999",
@@ -121,6 +130,7 @@ def look(watched: Watched, name: str, width: int) -> None:
     assert page.evaluate("document.documentElement.scrollWidth") <= width, name
     assert barriers(page) == [], name
     assert watched.faults == [], name
+    watched.seen.add(urlsplit(page.url).path)
     page.screenshot(path=PICTURES / f"{name}.png", full_page=True)
 
 
@@ -163,6 +173,12 @@ def test_a_person_clicks_through_every_page(
         page.goto("/dashboard")
         expect(page.get_by_role("heading", level=1)).to_have_text("Sign in")
         assert watched.faults == []
+        pages = {
+            route.path
+            for route in TABLE
+            if route.path.startswith("/dashboard") and "GET" in route.methods
+        }
+        assert watched.seen == pages - NO_PAGES, "a new page must be looked at"
 
 
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
@@ -234,7 +250,7 @@ def test_a_device_is_found_from_its_validation(browser: Browser, lively: Lively)
         assert download.value.path().read_text().count("BEGIN CERTIFICATE") == 3
         page.goto("/dashboard/validations?result=FAIL")
         with page.expect_download() as download:
-            page.get_by_role("link", name="CSV").click()
+            page.get_by_role("link", name="CSV", exact=True).click()
         assert download.value.path().read_text().count("FAIL") > 1_000
         assert watched.faults == []
 
@@ -245,11 +261,68 @@ def test_the_overview_renews_itself(browser: Browser, lively: Lively) -> None:
         page = watched.page
         sign_in(page, lively.admin, "/dashboard")
         expect(page.locator("#curve canvas")).to_be_visible()
-        with page.expect_response("**/dashboard/figures?hours=1", timeout=15_000) as renewed:
+        with page.expect_response("**/dashboard/figures?range=1h", timeout=15_000) as renewed:
             pass
         assert renewed.value.status == 200
         expect(page.locator("#curve canvas")).to_be_visible()
         expect(page.locator("#figures .tile").first).to_be_visible()
+        assert watched.faults == []
+
+
+def test_the_mouse_zooms_into_the_chart(browser: Browser, lively: Lively) -> None:
+    """The other filters stay, and the table says what the chart shows."""
+    with watched_page(browser, lively.running.server.url) as watched:
+        page = watched.page
+        sign_in(page, lively.admin, "/dashboard/validations?range=24h&result=FAIL")
+        box = page.locator("#curve .u-over").bounding_box()
+        assert box is not None
+        middle = box["y"] + box["height"] / 2
+        page.mouse.move(box["x"] + box["width"] * 0.5, middle)
+        page.mouse.down()
+        page.mouse.move(box["x"] + box["width"] * 0.75, middle, steps=5)
+        page.mouse.up()
+        page.wait_for_url("**since=*")
+        assert "result=FAIL" in page.url
+        assert "range" not in page.url
+        expect(page.get_by_role("heading", name="Verdicts per minute")).to_be_visible()
+        expect(page.locator("#curve canvas")).to_be_visible()
+        page.screenshot(path=PICTURES / "zoomed.png")
+        assert watched.faults == []
+
+
+def test_the_keyboard_zooms_into_the_chart(browser: Browser, lively: Lively) -> None:
+    """By the links above the chart, and by the table below it, from a month to a minute."""
+    with watched_page(browser, lively.running.server.url) as watched:
+        page = watched.page
+        sign_in(page, lively.admin, "/dashboard?range=30d")
+        page.get_by_role("link", name="Zoom in").focus()
+        page.keyboard.press("Enter")
+        page.wait_for_url("**since=*")
+        for _ in range(5):
+            page.locator("summary").focus()
+            page.keyboard.press("Enter")
+            rows = page.get_by_role("table").first.locator("tbody a")
+            if rows.count() == 0:
+                break
+            page.keyboard.press("Tab")
+            before = page.url
+            expect(rows.first).to_be_focused()
+            page.keyboard.press("Enter")
+            page.wait_for_url(lambda url, before=before: url != before)  # type: ignore[misc]
+        expect(page.get_by_role("heading", name="Verdicts per minute")).to_be_visible()
+        assert watched.faults == []
+
+
+def test_the_doctor_examines_when_the_page_opens(browser: Browser, lively: Lively) -> None:
+    """Without waiting for it; and again on request, by the keyboard."""
+    with watched_page(browser, lively.running.server.url) as watched:
+        page = watched.page
+        sign_in(page, lively.admin, "/dashboard/health")
+        expect(page.get_by_text("Examined at")).to_be_visible(timeout=60_000)
+        page.get_by_role("link", name="Examine now").focus()
+        page.keyboard.press("Enter")
+        page.wait_for_url("**doctor=run")
+        expect(page.get_by_text("Examined at")).to_be_visible(timeout=60_000)
         assert watched.faults == []
 
 
@@ -265,6 +338,9 @@ def test_the_keyboard_is_enough(browser: Browser, lively: Lively) -> None:
         expect(page.get_by_role("link", name="Skip to the content")).to_be_focused()
         page.keyboard.press("Enter")
         expect(page.locator("main")).to_be_focused()
+        for status in ("all", "active", "suspended", "revoked", "retired"):
+            page.keyboard.press("Tab")
+            expect(page.get_by_role("link", name=re.compile(f"^{status} "))).to_be_focused()
         page.keyboard.press("Tab")
         expect(page.get_by_label("Serial begins with")).to_be_focused()
         page.keyboard.type("<img")

@@ -32,6 +32,8 @@ class Watched:
 
     page: Page
     faults: list[str] = field(default_factory=list)
+    seen: set[str] = field(default_factory=set)
+    """The paths of the pages that a test has looked at."""
 
 
 def barriers(page: Page) -> list[str]:

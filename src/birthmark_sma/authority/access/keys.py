@@ -229,8 +229,8 @@ def _check(terms: KeyTerms, now: datetime) -> None:
         raise AccessKeyRefusedError(
             f"A device family has 1 to {MAX_DESCRIPTION} printable characters."
         )
-    if terms.disclosure is not None and terms.scope is not KeyScope.VALIDATE:
-        raise AccessKeyRefusedError("Only a key of scope validate has a disclosure.")
+    if terms.disclosure is not None and terms.scope not in {KeyScope.VALIDATE, KeyScope.READ}:
+        raise AccessKeyRefusedError("Only a key of scope validate or read has a disclosure.")
     if terms.rate_limit is not None:
         try:
             parse_rates(terms.rate_limit)

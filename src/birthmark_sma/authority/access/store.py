@@ -14,6 +14,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, insert, or_, select, update
 
+from birthmark_sma.config import Disclosure
 from birthmark_sma.storage.schema.access import access_keys
 from birthmark_sma.storage.schema.authority import authority
 
@@ -81,6 +82,11 @@ class AccessKey:
     expires_at: datetime | None = None
     revoked_at: datetime | None = None
     last_used_at: datetime | None = None
+
+    @property
+    def may_export_serials(self) -> bool:
+        """Return True unless the disclosure leaves the serials of devices out of exports."""
+        return self.disclosure in {None, Disclosure.SERIAL.value}
 
     def is_good(self, now: datetime) -> bool:
         """Return whether the key is neither revoked nor expired."""

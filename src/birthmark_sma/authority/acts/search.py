@@ -23,6 +23,8 @@ _A_PIECE = 1_000  # subjects of an export that one transaction reads
 _ACTS_OF_A_PIECE = 100  # fewer, because each may have subjects
 _LATEST = 1_000  # acts in which that of a request is looked for
 
+_CERTIFICATE = "certificate_serial"  # the fact that names a device, beside the subject
+
 _acts = administrative_acts.c
 _subjects = act_subjects.c
 
@@ -75,11 +77,15 @@ class RecordedAct:
 
 
 class Place(NamedTuple):
-    """A place in an export: before an act, or among the subjects of the act `act_id`."""
+    """A place in an export: before an act, or among the subjects of the act `act_id`.
+
+    With `nameless` these subjects are devices, and the export has no serials.
+    """
 
     before: int | None = None
     act_id: int | None = None
     after: str = ""
+    nameless: bool = False
 
 
 def search(
@@ -133,7 +139,9 @@ def list_subjects(
     ]
 
 
-def export(database: Database, wanted: ActFilter) -> Iterator[dict[str, Any]]:
+def export(
+    database: Database, wanted: ActFilter, *, serials: bool = True
+) -> Iterator[dict[str, Any]]:
     """Yield the matching acts, newest first, as objects for JSON; see `read_piece`.
 
     Each piece is a transaction of its own, so an export of any size blocks nothing. Acts that are
@@ -142,16 +150,17 @@ def export(database: Database, wanted: ActFilter) -> Iterator[dict[str, Any]]:
     place: Place | None = Place()
     while place is not None:
         with database.read() as connection:
-            found, place = read_piece(connection, wanted, place)
+            found, place = read_piece(connection, wanted, place, serials=serials)
         yield from found
 
 
 def read_piece(
-    connection: Connection, wanted: ActFilter, place: Place
+    connection: Connection, wanted: ActFilter, place: Place, *, serials: bool = True
 ) -> tuple[list[dict[str, Any]], Place | None]:
     """Return a piece of an export, and the place of the next one or None.
 
-    An act with several subjects is followed by one object for each of them, with `act_id`.
+    An act with several subjects is followed by one object for each of them, with `act_id`. Without
+    `serials` no device is named: `subject` is None, and facts with serial numbers are left out.
     """
     if place.act_id is not None:
         subjects = list_subjects(connection, place.act_id, limit=_A_PIECE, after=place.after)
@@ -159,15 +168,19 @@ def read_piece(
             {"act_id": place.act_id, "subject": e.name, "before": e.before, "after": e.after}
             for e in subjects
         ]
+        if place.nameless:
+            rows = [_without_serials(each) for each in rows]
         is_last = len(subjects) < _A_PIECE
         after = "" if is_last else str(subjects[-1].name)
-        return rows, Place(place.before, None if is_last else place.act_id, after)
+        following = place._replace(act_id=None if is_last else place.act_id, after=after)
+        return rows, following
     acts = search(connection, wanted, limit=_ACTS_OF_A_PIECE, before=place.before)
     rows = []
     for each in acts:
-        rows.append(asdict(each))
+        is_nameless = not serials and each.subject_kind == "device"
+        rows.append(_without_serials(asdict(each)) if is_nameless else asdict(each))
         if each.subjects > 1:
-            return rows, Place(each.id, each.id)
+            return rows, Place(each.id, each.id, nameless=is_nameless)
     return rows, Place(acts[-1].id) if len(acts) == _ACTS_OF_A_PIECE else None
 
 
@@ -189,6 +202,16 @@ def _conditions(wanted: ActFilter) -> list[ColumnElement[bool]]:
     if wanted.until is not None:
         conditions.append(_acts.acted_at < wanted.until)
     return conditions
+
+
+def _without_serials(row: dict[str, Any]) -> dict[str, Any]:
+    """Return a row of an export, whose subject is a device, without what names the device."""
+    facts = {name: row[name] for name in ("before", "after") if row[name] is not None}
+    nameless = {
+        name: {fact: value for fact, value in each.items() if fact != _CERTIFICATE}
+        for name, each in facts.items()
+    }
+    return row | nameless | {"subject": None}
 
 
 def _recorded(row: Row[Any]) -> RecordedAct:

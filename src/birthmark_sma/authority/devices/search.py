@@ -4,9 +4,12 @@ A page continues after the last device of the page before (keyset pagination), a
 an index. A search must never use OFFSET or read the whole register: there may be a million devices.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, func, or_, select
+from sqlalchemy import ColumnElement, Connection, and_, func, or_, select
 
 from birthmark_sma.authority.devices.abuse_flags import FlagMode
 from birthmark_sma.authority.devices.store import COLUMNS, Device, device_of
@@ -21,6 +24,34 @@ _LAST_CHARACTER = "\U0010ffff"  # upper bound of a prefix: no serial has it, it 
 
 _serial = devices.c.device_serial
 _folded = devices.c.serial_folded
+
+
+class DeviceOrder(StrEnum):
+    """The orders of a list of devices."""
+
+    SERIAL = "serial"
+    PROVISIONED = "provisioned"
+    CHANGED = "changed"
+    """By the last change of the status."""
+
+    def serves(self, wanted: "DeviceFilter") -> bool:
+        """Return True if a page of this order reads few rows, whatever the size of the register.
+
+        The index on the time of provisioning has all devices. The time of the change has no index:
+        it orders those that are not active, which are few.
+        """
+        if self is DeviceOrder.SERIAL:
+            return True
+        if wanted.begins is not None or wanted.family is not None or wanted.flagged:
+            return False
+        is_few = wanted.status not in {None, DeviceStatus.ACTIVE}
+        return is_few if self is DeviceOrder.CHANGED else not is_few
+
+
+_TIMES = {
+    DeviceOrder.PROVISIONED: devices.c.provisioned_at,
+    DeviceOrder.CHANGED: devices.c.status_changed_at,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,13 +71,21 @@ class DeviceFilter:
 
 
 def search(
-    connection: Connection, wanted: DeviceFilter, *, limit: int, after: str | None = None
+    connection: Connection,
+    wanted: DeviceFilter,
+    *,
+    limit: int,
+    after: str | None = None,
+    order: DeviceOrder = DeviceOrder.SERIAL,
+    descending: bool = False,
 ) -> list[Device]:
-    """Return up to `limit` matching devices after the serial `after`.
+    """Return up to `limit` matching devices after the serial `after`, in an order that `serves`.
 
-    They are in the order of serials, or of folded serials if `begins` is set.
+    The order of serials is that of folded serials if `begins` is set.
     """
-    found = _by_serial(connection, wanted, limit, after)
+    if order is not DeviceOrder.SERIAL:
+        return _by_time(connection, wanted, limit, after, order, descending=descending)
+    found = _by_serial(connection, wanted, limit, after, descending=descending)
     # Only on the first page: there is at most one such device for each of the two numbers.
     if not found and wanted.begins is not None and after is None:
         found = _select(
@@ -63,31 +102,79 @@ def search(
                 ),
                 *_conditions(wanted),
             ],
-            _serial,
+            [_serial],
             limit,
         )
     return found
 
 
 def _by_serial(
-    connection: Connection, wanted: DeviceFilter, limit: int, after: str | None
+    connection: Connection,
+    wanted: DeviceFilter,
+    limit: int,
+    after: str | None,
+    *,
+    descending: bool,
 ) -> list[Device]:
     conditions = _conditions(wanted)
     if wanted.begins is None:
         if after is not None:
-            conditions.append(_serial > after)
-        return _select(connection, conditions, _serial, limit)
+            conditions.append(_serial < after if descending else _serial > after)
+        return _select(connection, conditions, [_directed(_serial, descending)], limit)
     begins = fold(wanted.begins)
-    conditions.append(_folded < begins + _LAST_CHARACTER)
-    # Give only one lower bound: of two, SQLite starts its index scan at the first in the query.
-    if after is None or fold(after) < begins:
-        conditions.append(_folded >= begins)
-    else:
+    last: ColumnElement[str] | str = begins + _LAST_CHARACTER
+    if after is not None:
         # The stored folded serial may have a collision suffix, so it is read from the database. If
         # the device was deleted meanwhile, the folded `after` takes its place.
-        last = select(_folded).where(_serial == after).scalar_subquery()
-        conditions.append(_folded > func.coalesce(last, fold(after)))
-    return _select(connection, conditions, _folded, limit)
+        stored = select(_folded).where(_serial == after).scalar_subquery()
+        place: ColumnElement[str] = func.coalesce(stored, fold(after))
+        is_inside = begins <= fold(after) < begins + _LAST_CHARACTER
+        # Give only one bound at each end: of two, SQLite uses the first in the query.
+        if descending and is_inside:
+            last = place
+        elif not descending and fold(after) >= begins:
+            conditions += [_folded < last, _folded > place]
+            return _select(connection, conditions, [_folded], limit)
+    conditions += [_folded < last, _folded >= begins]
+    return _select(connection, conditions, [_directed(_folded, descending)], limit)
+
+
+def _by_time(
+    connection: Connection,
+    wanted: DeviceFilter,
+    limit: int,
+    after: str | None,
+    order: DeviceOrder,
+    *,
+    descending: bool,
+) -> list[Device]:
+    """Return devices in the order of a time, and of serials where the time is the same."""
+    time = _TIMES[order]
+    conditions = _conditions(wanted)
+    directed = [_directed(time, descending), _directed(_serial, descending)]
+    if time.nullable:
+        # Last in both directions: the changes from before they were recorded.
+        directed.insert(0, time.is_(None))
+    if after is not None:
+        last = connection.execute(select(time).where(_serial == after)).one_or_none()
+        if last is None:
+            return []
+        [at] = last
+        behind = _serial < after if descending else _serial > after
+        if at is None:
+            conditions += [time.is_(None), behind]
+        else:
+            later = or_(time < at if descending else time > at, and_(time == at, behind))
+            if time.nullable:
+                conditions.append(or_(later, time.is_(None)))
+            else:
+                # The second condition follows from the first, but alone lets the index be used.
+                conditions += [later, time <= at if descending else time >= at]
+    return _select(connection, conditions, directed, limit)
+
+
+def _directed(column: ColumnElement[Any], descending: bool) -> ColumnElement[Any]:  # noqa: FBT001
+    return column.desc() if descending else column.asc()
 
 
 def _conditions(wanted: DeviceFilter) -> list[ColumnElement[bool]]:
@@ -115,8 +202,8 @@ def _conditions(wanted: DeviceFilter) -> list[ColumnElement[bool]]:
 def _select(
     connection: Connection,
     conditions: list[ColumnElement[bool]],
-    order: ColumnElement[str],
+    order: Sequence[ColumnElement[Any]],
     limit: int,
 ) -> list[Device]:
-    rows = connection.execute(select(*COLUMNS).where(*conditions).order_by(order).limit(limit))
+    rows = connection.execute(select(*COLUMNS).where(*conditions).order_by(*order).limit(limit))
     return [device_of(row) for row in rows]

@@ -21,8 +21,7 @@ from birthmark_sma.authority.devices.activity import most_active
 from birthmark_sma.authority.kek import store as kek_store
 from birthmark_sma.authority.key_tables import store as key_table_store
 from birthmark_sma.authority.validation.audit_counters import (
-    count_by_hour,
-    count_by_minute,
+    count_by_step,
     count_ever,
     count_repeats,
     hours_until,
@@ -31,10 +30,10 @@ from birthmark_sma.authority.validation.records import floor_to_minute
 from birthmark_sma.protocol.replay import Repeat
 from birthmark_sma.protocol.verdict import Reason, Verdict
 from birthmark_sma.storage.engine import Database, measure
-from birthmark_sma.storage.portable_sql import choose, database_time
+from birthmark_sma.storage.portable_sql import TimeStep, choose, database_time
 
 MINUTES = 60
-"""The number of minutes in the time series of the overview."""
+"""The number of minutes in the time series of `sma top`."""
 
 SOON, DUE = timedelta(days=30), timedelta(days=90)
 """The periods in which certificates of devices that end are counted."""
@@ -91,7 +90,6 @@ class Summary:
     """
 
     stats: Stats
-    curve: TimeSeries
     flagged: int
     database: str
     size: int
@@ -102,12 +100,13 @@ class Summary:
 class Overview:
     """The state of an authority, as stored in its database.
 
-    `callers` is the number of valid access keys. `rotating` is True while there are several
-    key-encryption keys. `tables_wanted` is the number of key tables that the authority should have.
-    `ca_ends` is the expiry of the active intermediate.
+    `curve` has the verdicts of the last hour. `callers` is the number of valid access keys.
+    `rotating` is True while there are several key-encryption keys. `tables_wanted` is the number of
+    key tables that the authority should have. `ca_ends` is the expiry of the active intermediate.
     """
 
     glance: Summary
+    curve: TimeSeries
     tables_wanted: int
     rotating: bool
     callers: int
@@ -187,7 +186,7 @@ def read_stats(connection: Connection) -> Stats:
     """
     until = database_time(connection)
     since = floor_to_minute(until - _DAY)
-    by_hour = count_by_hour(connection, since)
+    by_hour = count_by_step(connection, TimeStep.HOUR, since)
     reasons = sum(by_hour.values(), Counter[Reason]())
     repeats = count_repeats(connection, since)
     families = device_store.count_by_family(connection)
@@ -215,12 +214,13 @@ def read_stats(connection: Connection) -> Stats:
 def read_overview(database: Database) -> Overview:
     """Return the overview. Raises DatabaseUnavailableError."""
     with database.read() as connection:
-        glance = read_glance(connection, minutes=MINUTES)
+        glance = read_glance(connection)
         sizes = key_table_store.find_sizes(connection)
         intermediate = ca_store.find_active(connection, CaRole.INTERMEDIATE)
         keys = access_key_store.all_keys(connection)
         return Overview(
             glance=glance,
+            curve=_read_curve(connection, glance.stats.until),
             tables_wanted=0 if sizes is None else sizes.tables,
             rotating=len(kek_store.list_keks(connection)) > 1,
             callers=sum(key.is_good(glance.stats.until) for key in keys),
@@ -228,20 +228,11 @@ def read_overview(database: Database) -> Overview:
         )
 
 
-def read_glance(connection: Connection, *, minutes: int) -> Summary:
-    """Return the summary. Its time series has `minutes` minutes, the last one incomplete."""
+def read_glance(connection: Connection) -> Summary:
+    """Return the summary."""
     began = time.monotonic()
-    stats = read_stats(connection)
-    last = floor_to_minute(stats.until)
-    shown = [last - timedelta(minutes=ago) for ago in reversed(range(minutes))]
-    counted = count_by_minute(connection, shown[0])
-    passes, fails = (
-        [counted[each][verdict] if each in counted else 0 for each in shown]
-        for verdict in (Verdict.PASS, Verdict.FAIL)
-    )
     return Summary(
-        stats=stats,
-        curve=TimeSeries(shown, passes, fails),
+        stats=read_stats(connection),
         flagged=abuse_flags.count_open(connection),
         database=choose(connection, postgresql="PostgreSQL", sqlite="SQLite"),
         size=measure(connection),
@@ -253,6 +244,16 @@ def count_registered(database: Database) -> int:
     """Return the number of registered devices. Health checks use it as a test of the database."""
     with database.read() as connection:
         return device_store.count_devices(connection)
+
+
+def _read_curve(connection: Connection, now: datetime) -> TimeSeries:
+    """Return the last MINUTES minutes. The last one is incomplete."""
+    last = floor_to_minute(now)
+    shown = [last - timedelta(minutes=ago) for ago in reversed(range(MINUTES))]
+    counted = count_by_step(connection, TimeStep.MINUTE, shown[0])
+    verdicts = [_verdicts(counted.get(each, Counter())) for each in shown]
+    passes, fails = ([each[verdict.value] for each in verdicts] for verdict in Verdict)
+    return TimeSeries(shown, passes, fails)
 
 
 def _verdicts(reasons: Counter[Reason]) -> dict[str, int]:

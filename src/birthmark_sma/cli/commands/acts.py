@@ -165,6 +165,9 @@ def export(
         Path | None,
         Option(help="A new file, readable by its owner alone. Default: standard output."),
     ] = None,
+    without_serials: Annotated[
+        bool, Option("--without-serials", help="Leave out what names a device.")
+    ] = False,
 ) -> None:
     """Write acts as JSON Lines, the newest first.
 
@@ -176,7 +179,8 @@ def export(
 
     wanted = options.filter()
     with existing_database(settings) as database:
-        lines = (f"{as_json_text(each)}\n" for each in search.export(database, wanted))
+        rows = search.export(database, wanted, serials=not without_serials)
+        lines = (f"{as_json_text(each)}\n" for each in rows)
         if output is None:
             for line in lines:
                 typer.echo(line, nl=False)

@@ -52,10 +52,11 @@ def doctor(
     from datetime import UTC, datetime
 
     from birthmark_sma.authority.operations.doctor.findings import worst
-    from birthmark_sma.authority.operations.doctor.runner import examine
+    from birthmark_sma.authority.operations.doctor.runner import Extent, examine
 
     with progress_bar("Checking", transient=True) as progress:
-        findings = examine(settings, datetime.now(UTC), progress, whole_trail=whole_trail)
+        extent = Extent(audit_rows=None) if whole_trail else Extent()
+        findings = examine(settings, datetime.now(UTC), progress, extent=extent)
     state = worst(findings).value
     if as_json:
         print_json({"state": state, "findings": [asdict(each) for each in findings]})

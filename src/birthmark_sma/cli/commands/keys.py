@@ -73,7 +73,8 @@ class KeyOptions:
         str | None,
         Option(
             help="With validate: the information about the device in a PASS: serial, family or"
-            " none. Default: the server's setting."
+            " none. Default: the server's setting. With read: family or none leave serials out of"
+            " exports."
         ),
     ] = None
     rate: Annotated[

@@ -26,12 +26,12 @@ _TWO_LISTS = 74  # columns that two lists side by side need
 
 def frame(overview: Overview, away: str | None = None, *, width: int = 80) -> RenderableType:
     """Draw an overview in `width` columns. `away` says why there is no newer one."""
-    minutes = max(min(len(overview.glance.curve.passes), width - _BESIDE_CURVE), 1)
+    minutes = max(min(len(overview.curve.passes), width - _BESIDE_CURVE), 1)
     return Group(
         _head(overview, away),
         Text(),
-        _curve("PASS/min", overview.glance.curve.passes[-minutes:], "green"),
-        _curve("FAIL/min", overview.glance.curve.fails[-minutes:], "red"),
+        _curve("PASS/min", overview.curve.passes[-minutes:], "green"),
+        _curve("FAIL/min", overview.curve.fails[-minutes:], "red"),
         Text(" " * 9 + f"{minutes} minutes ago".ljust(minutes - 3) + "now", style="dim"),
         Text(),
         _figures(overview),

@@ -19,6 +19,7 @@ from birthmark_sma.authority.authority import Authority
 from birthmark_sma.authority.ocsp.responder import OcspResponder
 from birthmark_sma.authority.ocsp.store import find_certificates
 from birthmark_sma.authority.sandbox.guards import check_kind
+from birthmark_sma.authority.validation.audit_counters import HourCounts
 from birthmark_sma.runtime.shared_memory_metrics import SharedCounters
 from birthmark_sma.web.api import (
     docs_pages,
@@ -40,8 +41,10 @@ from birthmark_sma.web.api.administration import (
 )
 from birthmark_sma.web.api.pki import files, ocsp
 from birthmark_sma.web.api.renewal import endpoints as renewal
+from birthmark_sma.web.conditions.watch import ConditionWatch
 from birthmark_sma.web.dashboard import routes as dashboard_routes
 from birthmark_sma.web.dashboard import static_files
+from birthmark_sma.web.dashboard.health.examination import Examination
 from birthmark_sma.web.middleware.authentication import Authenticator
 from birthmark_sma.web.middleware.request_metrics import RequestLog, RequestMetrics
 from birthmark_sma.web.middleware.timeouts import Deadlines, GatheredQuery, WorkerPool
@@ -163,12 +166,14 @@ async def _serving(
         _pool("asker", _THREADS) as quick,
         _pool("prober", _THREADS) as probes,
         _pool("scraper", 1) as scraper,
+        _pool("examiner", 1) as examiner,
     ):
+        metrics_text = prometheus.make_metrics_cache(authority, metrics, scraper)
         state = ServerState(
             authority=authority,
             authenticator=Authenticator(authority.settings, authority.key_cache),
             metrics=metrics,
-            metrics_text=prometheus.make_metrics_cache(authority, metrics, scraper),
+            metrics_text=metrics_text,
             slow=slow,
             acts=acts,
             quick=quick,
@@ -176,11 +181,15 @@ async def _serving(
             deadlines=Deadlines(),
             crls=NewestCrls(authority.served_crls, quick),
             ocsp=_ocsp_responder(authority, quick),
+            hours=HourCounts(),
+            conditions=ConditionWatch(metrics_text.text, quick),
+            examination=Examination(authority.settings, examiner),
             exporting=asyncio.Lock(),
         )
         await authority.rate_limits.start()
         watching = asyncio.create_task(state.deadlines.watch())
         copying = asyncio.create_task(prometheus.copy_figures(authority, metrics))
+        evaluating = asyncio.create_task(state.conditions.watch())
         # All objects that exist now live until the end. Frozen, they are left out of garbage
         # collections, during which callers would wait.
         gc.collect()
@@ -191,6 +200,7 @@ async def _serving(
         finally:
             watching.cancel()
             copying.cancel()
+            evaluating.cancel()
             # The order matters: rate limits belong to this event loop. Closing the authority
             # commits the last batches, in a thread because that blocks. Tracing closes last, as it
             # gets a span for each of those batches.

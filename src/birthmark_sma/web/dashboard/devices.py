@@ -1,7 +1,9 @@
 """Dashboard page "Devices": search the devices, page through them, show one of them."""
 
+from collections.abc import Mapping
 from datetime import UTC, date, datetime, timedelta
-from typing import Any
+from enum import StrEnum
+from typing import Any, NamedTuple
 
 from cryptography import x509
 from fastapi import APIRouter
@@ -24,7 +26,7 @@ from birthmark_sma.authority.devices import (
     store as device_store,
 )
 from birthmark_sma.authority.devices.revocation import find_named
-from birthmark_sma.authority.devices.search import DeviceFilter
+from birthmark_sma.authority.devices.search import DeviceFilter, DeviceOrder
 from birthmark_sma.authority.devices.states import Act, list_acts
 from birthmark_sma.authority.devices.store import Device
 from birthmark_sma.authority.renewal.information import find_window
@@ -37,7 +39,7 @@ from birthmark_sma.web.dashboard.actions.selection import filter_query, parse_fi
 from birthmark_sma.web.dashboard.certificate_view import CertificateView
 from birthmark_sma.web.dashboard.rendering import render_page
 from birthmark_sma.web.middleware.timeouts import run_with_timeout
-from birthmark_sma.web.query_params import link, parse_name, refused
+from birthmark_sma.web.query_params import link, parse_choice, parse_name, refused
 from birthmark_sma.web.server_state import ApiRequest
 
 LIST = "/dashboard/devices"
@@ -49,7 +51,6 @@ ACTS = "/dashboard/acts"
 _A_PAGE = 50  # devices of a page
 _MOST_FAMILIES = 200  # families to choose from
 _DAYS = 30  # days in the chart of a device's PASSes
-_LISTED_DAYS = 7  # days with a PASS that link to their validations
 _LATEST = 15  # newest validations of a device
 _FLAGS = 20  # newest abuse flags of a device
 _ACTS = 5  # newest acts on a device
@@ -62,17 +63,34 @@ router = APIRouter(include_in_schema=False)
 
 @router.get(LIST)
 async def list_devices(request: ApiRequest) -> Response:
-    """Show a page of the devices that match the filter, sorted by serial."""
+    """Show a page of the devices that match the filter, in the order that was asked for.
+
+    Raises RequestError for an order that would read the whole register.
+    """
     wanted = parse_filter(request)
+    order = parse_choice(request, "sort", DeviceOrder) or DeviceOrder.SERIAL
+    descending = parse_choice(request, "direction", Direction) is Direction.DESCENDING
+    if not order.serves(wanted):
+        raise refused(f"These devices cannot be sorted by {order.value}: sort them by serial.")
     after = parse_name(request, "after")
 
     def read(connection: Connection) -> dict[str, Any]:
         # One more than a page, to know whether there is a next page.
-        found = device_search.search(connection, wanted, limit=_A_PAGE + 1, after=after)
+        found = device_search.search(
+            connection,
+            wanted,
+            limit=_A_PAGE + 1,
+            after=after,
+            order=order,
+            descending=descending,
+        )
         families = device_store.count_by_family(connection)
-        query = filter_query(wanted)
+        filtered = filter_query(wanted)
+        is_usual = order is DeviceOrder.SERIAL and not descending
+        query = filtered | ({} if is_usual else _sorted(order, descending=descending))
         shown = found[:_A_PAGE]
         more = len(found) > _A_PAGE
+        total = sum(families.values())
         return {
             "devices": shown,
             "query": query,
@@ -81,12 +99,79 @@ async def list_devices(request: ApiRequest) -> Response:
             "is_filtered": wanted != DeviceFilter(),
             "families": list(families)[:_MOST_FAMILIES],
             "statuses": [each.value for each in DeviceStatus],
-            "total": sum(families.values()),
+            "total": total,
+            "counts": _count_statuses(connection, wanted, total),
+            "columns": {
+                each.value: _Column.of(each, wanted, filtered, order, descending=descending)
+                for each in DeviceOrder
+            },
             "first_page": link(LIST, query) if after is not None else None,
             "next_page": link(LIST, query | {"after": shown[-1].device_serial}) if more else None,
         }
 
     return await render_page(request, "devices.html", read)
+
+
+class Direction(StrEnum):
+    """The directions in which a list is sorted."""
+
+    ASCENDING = "ascending"
+    DESCENDING = "descending"
+
+
+class _Column(NamedTuple):
+    """The head of a column: a link that sorts by it, or None, and the value of aria-sort."""
+
+    url: str | None
+    sorted: str | None
+
+    @classmethod
+    def of(
+        cls,
+        order: DeviceOrder,
+        wanted: DeviceFilter,
+        filtered: Mapping[str, object],
+        current: DeviceOrder,
+        *,
+        descending: bool,
+    ) -> "_Column":
+        """Return the head of the column of `order` in a list sorted by `current`."""
+        if not order.serves(wanted):
+            return cls(None, None)
+        if order is current:
+            direction = Direction.DESCENDING if descending else Direction.ASCENDING
+            return cls(
+                link(LIST, {**filtered, **_sorted(order, descending=not descending)}), direction
+            )
+        # The newest time is of interest, but the first serial.
+        is_time = order is not DeviceOrder.SERIAL
+        return cls(link(LIST, {**filtered, **_sorted(order, descending=is_time)}), None)
+
+
+def _sorted(order: DeviceOrder, *, descending: bool) -> dict[str, object]:
+    direction = Direction.DESCENDING if descending else Direction.ASCENDING
+    return {"sort": order.value, "direction": direction.value}
+
+
+def _count_statuses(
+    connection: Connection, wanted: DeviceFilter, total: int
+) -> list[tuple[str, int, str, bool]]:
+    """Return each status with its number of devices, a link, and whether it is shown alone.
+
+    The index counts those that are not active. The others are the rest of the register.
+    """
+    others = device_store.count_out_of_order(connection)
+    numbers = {DeviceStatus.ACTIVE: total - sum(others.values()), **others}
+    counts = [
+        (
+            each.value,
+            numbers.get(each, 0),
+            link(LIST, {"status": each.value}),
+            each is wanted.status,
+        )
+        for each in DeviceStatus
+    ]
+    return [("all", total, LIST, wanted == DeviceFilter()), *counts]
 
 
 @router.get(DEVICE)
@@ -163,9 +248,9 @@ def _read(connection: Connection, authority: Authority, device_serial: str) -> d
         "all_acts": link(ACTS, {"subject": device_serial, "kind": _KIND}),
         "flags": device_flags.list_flags_of_device(connection, device_serial, limit=_FLAGS),
         "days": [(day, passes.get(day, 0)) for day in days],
-        "latest_days": [
-            (link(VALIDATIONS, {"device": device_serial, **_whole_day(day)}), day)
-            for day in sorted(passes, reverse=True)[:_LISTED_DAYS]
+        "active_days": [
+            (link(VALIDATIONS, {"device": device_serial, **_whole_day(day)}), day, passes[day])
+            for day in sorted(passes, reverse=True)
         ],
         "most_passes": max(passes.values(), default=0),
         "passes": sum(passes.values()),

@@ -32,6 +32,20 @@ POLICY = (
 _PAGE_SECONDS = 10.0
 _UNITS = (("day", 86_400), ("hour", 3_600), ("minute", 60))
 
+GUIDES = {
+    "/dashboard/devices": "devices",
+    "/dashboard/device": "devices",
+    "/dashboard/validations": "audit-log",
+    "/dashboard/validation": "why-did-my-token-fail",
+    "/dashboard/tables": "key-tables",
+    "/dashboard/certificates": "certificates",
+    "/dashboard/callers": "access-keys",
+    "/dashboard/acts": "acts",
+    "/dashboard/act": "acts",
+    "/dashboard/health": "monitor",
+}
+"""The page of docs/operate/ that a page of the dashboard names: the program has no copy of it."""
+
 NAVIGATION = tuple((route.path, route.navigation) for route in TABLE if route.navigation)
 
 
@@ -107,6 +121,7 @@ def _environment() -> Environment:
     )
     environment.globals |= {
         "navigation": NAVIGATION,
+        "guides": GUIDES,
         "static": static_url,
         "version": __version__,
         "percent": percent,
@@ -118,6 +133,8 @@ def _environment() -> Environment:
         "stamp": stamp,
         "exact": exact,
         "field": field,
+        "exact_stamp": exact_stamp,
+        "minute": minute,
         "milliseconds": milliseconds,
         "parts": parts,
         "day": day,
@@ -156,9 +173,17 @@ def stamp(value: datetime | None) -> Markup:
 
 def exact(value: datetime | None) -> Markup:
     """Format a time to the millisecond, with its zone."""
-    if value is None:
-        return _time(None, "")
-    return _time(value, f"%Y-%m-%d %H:%M:%S.{value.microsecond // 1000:03} UTC")
+    return _time(value, "%Y-%m-%d %H:%M:%S.{ms} UTC")
+
+
+def exact_stamp(value: datetime | None) -> Markup:
+    """Format a time to the millisecond, without its zone, for columns whose head names the zone."""
+    return _time(value, "%Y-%m-%d %H:%M:%S.{ms}")
+
+
+def minute(value: datetime | None) -> Markup:
+    """Format a time to the minute, without its zone."""
+    return _time(value, "%Y-%m-%d %H:%M")
 
 
 def field(value: datetime) -> str:
@@ -208,6 +233,7 @@ def _time(value: datetime | None, form: str) -> Markup:
     if value is None:
         return Markup("\N{EN DASH}")
     utc = value.astimezone(UTC)
-    return Markup('<time datetime="{}">{}</time>').format(
-        utc.isoformat(timespec="seconds"), utc.strftime(form)
-    )
+    fraction = f"{utc.microsecond // 1000:03}"
+    shown = utc.strftime(form.replace("{ms}", fraction))
+    precision = "milliseconds" if "{ms}" in form else "seconds"
+    return Markup('<time datetime="{}">{}</time>').format(utc.isoformat(timespec=precision), shown)

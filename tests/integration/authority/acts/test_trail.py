@@ -260,3 +260,31 @@ def test_without_the_trail_there_is_no_act(authority: Authority) -> None:
     execute(authority.database, "ALTER TABLE gone RENAME TO administrative_acts")
     status = "SELECT status FROM registered_devices"
     assert rows_of(authority.database, status) == [("active",)]
+
+
+def test_an_export_without_serials_names_no_device(authority: Authority) -> None:
+    """Neither alone nor among others. Other subjects, and all facts but certificates, stay."""
+    serials = register(authority, 3)
+    database = authority.database
+    change_devices(database, serials, states.suspend(ACTOR))
+    change_devices(database, serials[:1], states.reinstate(ACTOR))
+    facts = {"certificate_serial": "abc0123", "device_family": "Pi"}
+    database.transact(
+        lambda transaction: trail.record(
+            transaction, ACTOR, ActKind.DEVICE_PROVISION, [Subject(serials[0], None, facts)]
+        )
+    )
+    add(database, 1)
+    rows = list(search.export(database, ActFilter(), serials=False))
+    text = json.dumps(rows, default=str)
+    assert not [each for each in (*serials, "abc0123") if each in text]
+    assert "ca-0" in text
+    assert [row["after"] for row in rows if row.get("act") == "device.provision"] == [
+        {"device_family": "Pi"}
+    ]
+    assert len([row for row in rows if "act_id" in row]) == 3
+    assert len(rows) == len(list(search.export(database, ActFilter())))
+    assert all(
+        each in json.dumps(list(search.export(database, ActFilter())), default=str)
+        for each in serials
+    )

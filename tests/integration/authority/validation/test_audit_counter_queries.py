@@ -5,16 +5,18 @@ from datetime import UTC, datetime, timedelta, timezone
 
 from birthmark_sma.authority.background.retention import prune
 from birthmark_sma.authority.validation.audit_counters import (
-    count_by_hour,
-    count_by_minute,
+    HourCounts,
+    count_by_step,
     count_ever,
     count_repeats,
+    floor_to_hour,
     hours_until,
 )
 from birthmark_sma.authority.validation.records import floor_to_minute
 from birthmark_sma.protocol.replay import Repeat
-from birthmark_sma.protocol.verdict import Reason, Verdict
+from birthmark_sma.protocol.verdict import Reason
 from birthmark_sma.storage.engine import Database
+from birthmark_sma.storage.portable_sql import TimeStep, database_time
 from tests.support.audit_rows import AuditWriter, judged
 from tests.support.authorities import rows_of
 
@@ -53,9 +55,9 @@ def test_a_batch_may_have_rows_of_several_minutes(database: Database) -> None:
         with database.write() as transaction:
             trail.write(transaction, [*rows, *repeated])
     with database.read() as connection:
-        assert count_by_minute(connection, NOW - timedelta(hours=1)) == {
-            floor_to_minute(NOW): Counter({Verdict.PASS: 4}),
-            floor_to_minute(NOW - timedelta(minutes=1)): Counter({Verdict.PASS: 8}),
+        assert count_by_step(connection, TimeStep.MINUTE, NOW - timedelta(hours=1)) == {
+            floor_to_minute(NOW): Counter({Reason.GENUINE: 4}),
+            floor_to_minute(NOW - timedelta(minutes=1)): Counter({Reason.GENUINE: 8}),
         }
         assert count_repeats(connection, NOW) == {Repeat.REPLAYED: 2}
         assert count_ever(connection) == (
@@ -74,7 +76,7 @@ def test_hours_are_those_of_utc(database: Database) -> None:
     with database.read() as connection:
         if database.dialect_name == "postgresql":
             connection.exec_driver_sql("SET LOCAL TimeZone = 'Asia/Kolkata'")
-        assert count_by_hour(connection, late) == {
+        assert count_by_step(connection, TimeStep.HOUR, late) == {
             late: Counter({Reason.GENUINE: 1, Reason.NOT_OPENED: 1}),
             late + timedelta(hours=1): Counter({Reason.NOT_OPENED: 2}),
         }
@@ -85,9 +87,48 @@ def test_counts_begin_with_a_whole_minute(database: Database) -> None:
     for minutes in (0, 1, 2):
         record(database, NOW - timedelta(minutes=minutes), Reason.GENUINE)
     with database.read() as connection:
-        [counted] = count_by_hour(connection, NOW - timedelta(minutes=1)).values()
+        [counted] = count_by_step(connection, TimeStep.HOUR, NOW - timedelta(minutes=1)).values()
         assert counted == {Reason.GENUINE: 2}
-        assert count_by_hour(connection, NOW + timedelta(minutes=1)) == {}
+        assert count_by_step(connection, TimeStep.HOUR, NOW + timedelta(minutes=1)) == {}
+
+
+def test_steps_of_ten_minutes_begin_at_full_ones(database: Database) -> None:
+    """The end is exclusive, by the minute."""
+    for minute in (19, 20, 29, 30, 31):
+        record(database, NOW.replace(minute=minute), Reason.GENUINE)
+    since, until = NOW.replace(minute=20), NOW.replace(minute=31, second=0, microsecond=0)
+    begins = floor_to_minute(since)
+    with database.read() as connection:
+        assert count_by_step(connection, TimeStep.TEN_MINUTES, since, until) == {
+            begins: Counter({Reason.GENUINE: 2}),
+            begins + timedelta(minutes=10): Counter({Reason.GENUINE: 1}),
+        }
+
+
+def test_hours_that_are_over_are_counted_once(database: Database) -> None:
+    """The current one and the one before, while commits may be late, are counted each time."""
+    with database.read() as connection:
+        now = database_time(connection)
+    hour = floor_to_hour(now)
+    old, late = hour - timedelta(hours=5), now - timedelta(minutes=5)
+    record(database, old, Reason.GENUINE)
+    record(database, late, Reason.GENUINE)
+    hours = HourCounts()
+    since, until = old - timedelta(hours=1), now + timedelta(seconds=1)
+    with database.read() as connection:
+        first = hours.read(connection, since, until)
+    assert list(first) == [hour - timedelta(hours=ago) for ago in (6, 5, 4, 3, 2, 1, 0)]
+    assert first[old] == {Reason.GENUINE: 1}
+    assert first[old - timedelta(hours=1)] == {}
+    record(database, old, Reason.GENUINE)
+    record(database, late, Reason.NOT_OPENED)
+    with database.read() as connection:
+        again = hours.read(connection, since, until)
+        assert again[old] == {Reason.GENUINE: 1}, "it was over: it is kept"
+        assert again[floor_to_hour(late)][Reason.NOT_OPENED] == 1
+        fresh = HourCounts()
+        assert fresh.read(connection, since, old + timedelta(minutes=1))[old].total() == 2
+        assert hours.read(connection, until, since) == {}
 
 
 def test_hours_without_gaps() -> None:
@@ -151,5 +192,5 @@ def test_totals_only_rise(database: Database) -> None:
         assert count_ever(connection) == expected
     prune(database, NOW + timedelta(days=1), lambda _seconds: False, keks=None)
     with database.read() as connection:
-        assert count_by_hour(connection, NOW - timedelta(days=500)) == {}
+        assert count_by_step(connection, TimeStep.HOUR, NOW - timedelta(days=500)) == {}
         assert count_ever(connection) == expected

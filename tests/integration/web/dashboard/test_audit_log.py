@@ -138,6 +138,7 @@ def test_no_serial_is_a_formula(running_on_sqlite: Running, start: str) -> None:
         {"since": "0001-01-01T00:00+14:00"},
         {"before": "2026-01-01T00:00:00_1"},
         {"before": "x"},
+        {"range": "2h"},
         {"request_id": "x" * 129},
         {"token_digest": "00" * 15},
         {"token_digest": "0x" + "00" * 15},
@@ -176,6 +177,21 @@ def test_exports_have_every_row(running: Running) -> None:
             assert line["validated_at"].endswith("Z"), "RFC 3339, as everywhere in the API"
         everything = client.get(f"{LIST}.jsonl").text.splitlines()
         assert len(everything) == running.count("validation_history")
+
+
+def test_exports_without_serials_name_no_device(running: Running) -> None:
+    serial = new_serial("secret")
+    with running.client(headers=PAGE) as client:
+        validated(client, serial, 2)
+        page = client.get(LIST, params={"device": serial}).text
+        links = [unescape(each) for each in re.findall(r'href="([^"]+)" download', page)]
+        [url] = [each for each in links if "serials=no" in each]
+        for path in (url, url.replace(".csv", ".jsonl")):
+            exported = client.get(path).text
+            assert exported.count("genuine") == 2, "the filter may name a device"
+            assert serial not in exported
+        assert "device_serial" in client.get(url).text, "the columns stay"
+        assert client.get(f"{LIST}.csv", params={"serials": "maybe"}).status_code == 422
 
 
 def test_a_large_export_streams(running: Running) -> None:

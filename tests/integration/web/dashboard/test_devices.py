@@ -148,6 +148,74 @@ def test_filters(running: Running) -> None:
         assert f"{start}-3" in every_page(client, status="suspended")
 
 
+def test_lists_can_be_sorted(running: Running) -> None:
+    """In both directions, page by page, and by time where an index serves it."""
+    start = new_serial("sort")
+    old = datetime(2001, 1, 1, tzinfo=UTC)
+    serials = [f"{start}-{number:03}" for number in range(60)]
+    with running.database() as database:
+        for number, serial in enumerate(serials[:3]):
+            register(database, [serial], provisioned_at=old + timedelta(days=2 - number))
+        register(database, serials[3:], provisioned_at=old + timedelta(days=9))
+    down = {"direction": "descending"}
+    with running.client(headers=PAGE) as client:
+        assert every_page(client, q=start, sort="serial", **down) == serials[::-1]
+        everything = every_page(client)
+        assert every_page(client, sort="serial", **down) == everything[::-1]
+        by_time = every_page(client, sort="provisioned")
+        assert [each for each in by_time if each.startswith(start)] == [
+            *reversed(serials[:3]),
+            *serials[3:],
+        ]
+        assert every_page(client, sort="provisioned", **down) == by_time[::-1]
+        assert set(by_time) == set(everything)
+        page = client.get(LIST, params={"sort": "provisioned", **down}).text
+        assert re.findall(r'aria-sort="(\w+)"><a[^>]*>(\w+)', page) == [
+            ("descending", "Provisioned")
+        ]
+        gone = client.get(LIST, params={"sort": "provisioned", "after": f"{start}-none"})
+        assert "No device comes behind that" in gone.text
+
+
+def test_the_latest_change_of_status_is_first(running: Running) -> None:
+    start = new_serial("change")
+    moment = datetime(2038, 1, 1, tzinfo=UTC)
+    with running.database() as database:
+        for number in (1, 3, 2):
+            register(
+                database,
+                [f"{start}-{number}"],
+                status=DeviceStatus.RETIRED,
+                status_changed_at=moment + timedelta(days=number),
+            )
+        unknown = [f"{start}-unknown-{number:02}" for number in range(60)]
+        register(database, unknown, status=DeviceStatus.RETIRED)
+    with running.client(headers=PAGE) as client:
+        found = every_page(client, status="retired", sort="changed", direction="descending")
+        assert found[:3] == [f"{start}-{number}" for number in (3, 2, 1)]
+        assert [each for each in found if each in unknown] == unknown[::-1], (
+            "the last, on two pages"
+        )
+        found = every_page(client, status="retired", sort="changed")
+        assert [each for each in found if each in unknown] == unknown
+        assert found[-1] in unknown
+        assert sorted(found) == sorted(every_page(client, status="retired"))
+
+
+def test_the_list_counts_by_status(running: Running) -> None:
+    with running.database() as database:
+        register(database, [new_serial("count")], status=DeviceStatus.RETIRED)
+    numbers = dict(running.rows("SELECT status, count(*) FROM registered_devices GROUP BY status"))
+    with running.client(headers=PAGE) as client:
+        page = client.get(LIST, params={"status": "retired"}).text
+    told = dict(re.findall(r"<a href=\"[^\"]+\"[^>]*>(\w+) ([\d,]+)</a></li>", page))
+    assert told == {
+        "all": f"{sum(numbers.values()):,}",
+        **{each.value: f"{numbers.get(each.value, 0):,}" for each in DeviceStatus},
+    }
+    assert 'aria-current="true">retired' in page
+
+
 def test_devices_are_found_by_their_certificate(running: Running) -> None:
     with running.client(headers=PAGE) as client:
         serial = new_serial()
@@ -160,7 +228,20 @@ def test_devices_are_found_by_their_certificate(running: Running) -> None:
 
 
 @pytest.mark.parametrize(
-    "query", [{"status": "bad"}, {"q": "a" * 200}, {"q": "a\nb"}, {"after": "\x00"}]
+    "query",
+    [
+        {"status": "bad"},
+        {"q": "a" * 200},
+        {"q": "a\nb"},
+        {"after": "\x00"},
+        {"sort": "activity"},
+        {"direction": "up"},
+        {"sort": "provisioned", "family": "Test"},
+        {"sort": "provisioned", "status": "revoked"},
+        {"sort": "changed"},
+        {"sort": "changed", "status": "active"},
+        {"sort": "changed", "status": "suspended", "q": "a"},
+    ],
 )
 def test_what_cannot_be_meant_is_told(running_on_sqlite: Running, query: dict[str, str]) -> None:
     with running_on_sqlite.client(headers=PAGE) as client:
@@ -182,7 +263,7 @@ def test_a_hostile_serial_stays_text(running: Running) -> None:
             ("/dashboard/device", {"serial": serial}),
             ("/dashboard/device", {"serial": "<script>alert(2)</script>"}),
             ("/dashboard/validations", {"device": serial}),
-            ("/dashboard", {"hours": "<script>"}),
+            ("/dashboard", {"range": "<script>"}),
         ):
             page = client.get(path, params=query)
             assert_strict(page)

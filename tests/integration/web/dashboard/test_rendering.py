@@ -9,7 +9,9 @@ from pathlib import Path
 import httpx2
 import pytest
 
+from birthmark_sma.web.dashboard.rendering import GUIDES
 from birthmark_sma.web.dashboard.static_files import static_files
+from birthmark_sma.web.routes import ROUTES
 from tests.integration.web.dashboard.conftest import PAGE, Guarded, sign_in
 from tests.support.access_keys import start_with_keys
 from tests.support.cameras.camera import VALIDATE, Camera, wire
@@ -19,7 +21,7 @@ from tests.support.programs.running import Running, new_serial, start, wait_unti
 
 PAGES = (
     "/dashboard",
-    "/dashboard?hours=24",
+    "/dashboard?range=24h",
     "/dashboard/devices",
     "/dashboard/validations",
     "/dashboard/tables",
@@ -32,6 +34,7 @@ PAGES = (
     "/dashboard/devices/act?act=suspend&which=all&status=retired",
     "/dashboard/keys/create",
 )
+HEALTH = ("/dashboard/health", "/dashboard/health?doctor=run")
 POLICY = {
     "default-src 'none'",
     "script-src 'self'",
@@ -56,7 +59,7 @@ def assert_strict(page: httpx2.Response) -> None:
         assert not source.startswith("//"), source
 
 
-@pytest.mark.parametrize("path", PAGES)
+@pytest.mark.parametrize("path", [*PAGES, *HEALTH])
 def test_pages_are_strict(guarded: Guarded, path: str) -> None:
     with guarded.browser(guarded.keys["admin"]) as browser:
         page = browser.get(path)
@@ -67,6 +70,14 @@ def test_pages_are_strict(guarded: Guarded, path: str) -> None:
         assert head.content == b""
         lengths = [int(each.headers["content-length"]) for each in (head, page)]
         assert abs(lengths[0] - lengths[1]) < 8, "a figure may have got longer meanwhile"
+
+
+def test_guides_exist() -> None:
+    """Each page names a guide, and each of them is a page."""
+    assert GUIDES.keys() <= ROUTES.keys()
+    docs = Path(__file__).parents[4] / "docs" / "operate"
+    for name in (*GUIDES.values(), "dashboard"):
+        assert (docs / f"{name}.md").is_file()
 
 
 def test_an_open_server_shows_them_to_whoever_is_on_this_machine(running: Running) -> None:
@@ -98,8 +109,8 @@ def test_the_overview_counts(running: Running) -> None:
         before = client.get("/stats").json()["total_devices"]
         page = client.get("/dashboard/figures").text
         assert f"{before:,}" in page
-        assert re.search(r"1 hour: [\d,]+ PASS and", page)
-        assert "PASS in 24 hours" in page
+        assert re.search(r"last hour: [\d,]+ PASS and", page)
+        assert "PASS, last hour" in page
 
 
 def test_the_curve_ends_with_the_current_minute(running: Running) -> None:

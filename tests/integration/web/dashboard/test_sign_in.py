@@ -44,12 +44,12 @@ def fresh_key(guarded: Guarded, scope: str = "admin") -> str:
 def test_a_browser_without_a_session_is_asked_for_a_key(guarded: Guarded) -> None:
     with guarded.browser() as browser:
         assert browser.get("/").headers["location"] == "/dashboard"
-        answer = browser.get("/dashboard?hours=24")
+        answer = browser.get("/dashboard?range=24h")
         assert answer.status_code == 303
-        assert answer.headers["location"] == f"{SIGN_IN}?next=%2Fdashboard%3Fhours%3D24"
+        assert answer.headers["location"] == f"{SIGN_IN}?next=%2Fdashboard%3Frange%3D24h"
         form = browser.get(answer.headers["location"])
         assert form.status_code == 200
-        assert 'value="/dashboard?hours=24"' in form.text
+        assert 'value="/dashboard?range=24h"' in form.text
     with guarded.running.client() as program:
         assert program.get("/").headers["location"] == "/docs"
         assert program.get("/dashboard").status_code == 401
@@ -58,16 +58,16 @@ def test_a_browser_without_a_session_is_asked_for_a_key(guarded: Guarded) -> Non
 
 def test_an_admin_key_opens_it(guarded: Guarded) -> None:
     with guarded.browser() as browser:
-        answer = sign_in(browser, guarded.keys["admin"], "/dashboard?hours=24")
+        answer = sign_in(browser, guarded.keys["admin"], "/dashboard?range=24h")
         assert answer.status_code == 303
-        assert answer.headers["location"] == "/dashboard?hours=24"
+        assert answer.headers["location"] == "/dashboard?range=24h"
         (cookie,) = [
             each for each in answer.headers.get_list("set-cookie") if "sma-session" in each
         ]
         parts = {part.strip().lower() for part in cookie.split(";")[1:]}
         assert parts == {"httponly", "path=/", "samesite=strict"}, "and no Secure without TLS"
         assert guarded.keys["admin"] not in cookie
-        page = browser.get("/dashboard?hours=24")
+        page = browser.get("/dashboard?range=24h")
         assert page.status_code == 200
         assert "a admin" in page.text
 

@@ -168,6 +168,8 @@ ROUTES: dict[tuple[str, str], set[str] | None] = {
     ("GET", "/dashboard/device/certificate"): READ,
     ("GET", "/dashboard/devices"): READ,
     ("GET", "/dashboard/figures"): READ,
+    ("GET", "/dashboard/health"): READ,
+    ("GET", "/dashboard/health/findings"): READ,
     ("GET", "/dashboard/tables"): READ,
     ("GET", "/dashboard/validation"): READ,
     ("GET", "/dashboard/validations"): READ,

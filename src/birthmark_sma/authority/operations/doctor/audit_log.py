@@ -1,7 +1,7 @@
 """Compare the audit log with its counters, to detect rows that were deleted, changed or added.
 
-The check goes back from the newest day, and reads at most `ROWS` rows unless the operator asks for
-all of them. `runner` calls it.
+The check goes back from the newest day, and reads a bounded number of rows unless the operator
+asks for all of them. `runner` calls it.
 """
 
 from collections.abc import Iterator
@@ -21,7 +21,7 @@ from birthmark_sma.storage.locks import hold_snapshot
 from birthmark_sma.storage.outages.deadlines import LONG_SECONDS
 
 ROWS = 5_000_000
-"""The number of rows to read at most; this takes some seconds."""
+"""The number of rows that `sma doctor` reads at most; this takes some seconds."""
 _LISTED = 5  # differences that are listed one by one
 _DAY = timedelta(days=1)
 _END_OF_TIME = datetime.max.replace(tzinfo=UTC)
@@ -31,17 +31,18 @@ _REMEDY = (
 )
 
 
-def check_audit_log(database: Database, *, whole: bool) -> Iterator[Finding]:
+def check_audit_log(database: Database, rows: int | None) -> Iterator[Finding]:
     """Compare rows with counters by day, reason, repeat and device. A difference is critical.
 
-    `whole` reads all days. A sandbox is not compared: it deletes what is older than an hour.
+    At most `rows` rows are read, all with None. A sandbox is not compared: it deletes what is older
+    than an hour.
     """
     with database.read(LONG_SECONDS) as connection:
         hold_snapshot(connection)
         if key_table_store.was_created_as_sandbox(connection):
             yield info("A sandbox deletes its audit rows after an hour, so they are not compared")
             return
-        comparison = _Comparison(connection, None if whole else ROWS)
+        comparison = _Comparison(connection, rows)
         comparison.run()
     yield from comparison.findings()
 

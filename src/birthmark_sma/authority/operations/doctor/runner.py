@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
+from typing import NamedTuple
 
 from birthmark_sma import __version__
 from birthmark_sma.authority.operations.doctor import database as database_checks
@@ -18,7 +19,7 @@ from birthmark_sma.authority.operations.doctor import (
     secrets,
     sqlite_checks,
 )
-from birthmark_sma.authority.operations.doctor.audit_log import check_audit_log
+from birthmark_sma.authority.operations.doctor.audit_log import ROWS, check_audit_log
 from birthmark_sma.authority.operations.doctor.findings import Finding, State, critical, ok
 from birthmark_sma.config import Settings
 from birthmark_sma.errors import BirthmarkError
@@ -26,17 +27,27 @@ from birthmark_sma.storage.engine import Database, open_database
 
 Check = tuple[str, Callable[[], Iterable[Finding]]]
 """The name of a check, and the function that runs it."""
+
+
+class Extent(NamedTuple):
+    """How much the checks may read at most. None means everything."""
+
+    audit_rows: int | None = ROWS
+    file_bytes: int | None = None
+    """A larger SQLite file is not read."""
+
+
 Progress = Callable[[int, int], None]
 """Called with the number of checks done and the number of all in this group."""
 
 
 def examine(
-    settings: Settings, now: datetime, progress: Progress, *, whole_trail: bool = False
+    settings: Settings, now: datetime, progress: Progress, *, extent: Extent | None = None
 ) -> list[Finding]:
     """Run all checks; return their findings in the order of the checks.
 
-    Of a large audit log only the newest days are compared, unless `whole_trail` is set. Raises
-    ConfigurationError if the database's URL cannot be read.
+    Without an extent that says otherwise, only the newest days of a large audit log are compared.
+    Raises ConfigurationError if the database's URL cannot be read.
     """
     file = settings.sqlite_file
     kind, python = "PostgreSQL" if file is None else "SQLite", platform.python_version()
@@ -48,7 +59,7 @@ def examine(
     try:
         findings = [version, *_of_database(database, file)]
         if not _is_stopped(findings):
-            inside = _inside(database, settings, now, whole_trail=whole_trail)
+            inside = _inside(database, settings, now, extent or Extent())
             findings += _run(inside, progress)
         answers = database if any(each.name == "writing" for each in findings) else None
         return findings + _run(_outside(settings, answers, now), progress)
@@ -75,9 +86,7 @@ def _is_stopped(found: Iterable[Finding]) -> bool:
     return any(each.state is State.CRITICAL and each.name in ends for each in found)
 
 
-def _inside(
-    database: Database, settings: Settings, now: datetime, *, whole_trail: bool
-) -> list[Check]:
+def _inside(database: Database, settings: Settings, now: datetime, extent: Extent) -> list[Check]:
     """Return the checks that need the tables of an authority."""
     checks: list[Check] = [
         ("key tables", lambda: secrets.check_tables(database)),
@@ -90,11 +99,12 @@ def _inside(
         ("renewal orders", lambda: expiry.check_renewal_orders(database, now)),
         ("clock", lambda: expiry.check_clock(database, now)),
         ("access keys", lambda: expiry.check_access_keys(database, settings, now)),
-        ("audit trail", lambda: check_audit_log(database, whole=whole_trail)),
+        ("audit trail", lambda: check_audit_log(database, extent.audit_rows)),
         ("retention", lambda: database_checks.check_retention(database, settings, now)),
     ]
-    if settings.uses_sqlite:
-        return [("integrity", lambda: sqlite_checks.check_integrity(database)), *checks]
+    if (file := settings.sqlite_file) is not None:
+        most = extent.file_bytes
+        return [("integrity", lambda: sqlite_checks.check_integrity(database, file, most)), *checks]
     return [
         ("integrity", postgresql_checks.check_integrity),
         *checks,

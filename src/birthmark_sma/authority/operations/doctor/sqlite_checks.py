@@ -8,6 +8,7 @@ from birthmark_sma.authority.operations.doctor.findings import (
     Finding,
     check_disk,
     critical,
+    info,
     ok,
     size,
 )
@@ -44,8 +45,16 @@ def check_file(database: Database, file: Path) -> Iterator[Finding]:
         yield ok("The file and its directory can be written", "writing")
 
 
-def check_integrity(database: Database) -> Iterator[Finding]:
-    """Read the whole file, and report damage."""
+def check_integrity(
+    database: Database, file: Path, file_bytes: int | None = None
+) -> Iterator[Finding]:
+    """Read the whole file, and report damage. A file larger than `file_bytes` is not read."""
+    if file_bytes is not None and file.stat().st_size > file_bytes:
+        yield info(
+            f"The file was not read for damage, because it is larger than {size(file_bytes)}",
+            "Type sma doctor where the authority runs",
+        )
+        return
     with database.read() as connection:
         damage = health.find_damage(connection)
     if damage:

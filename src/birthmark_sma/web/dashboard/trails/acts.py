@@ -13,9 +13,10 @@ from birthmark_sma.authority.acts.actor import ActKind, Source
 from birthmark_sma.authority.acts.search import ActFilter, Place
 from birthmark_sma.web.dashboard.actions.undo import find_undo
 from birthmark_sma.web.dashboard.rendering import render_page
-from birthmark_sma.web.dashboard.trails.audit_log import as_field, as_time
-from birthmark_sma.web.dashboard.trails.export import stream_export
+from birthmark_sma.web.dashboard.trails.audit_log import as_time
+from birthmark_sma.web.dashboard.trails.export import parse_serials, stream_export
 from birthmark_sma.web.query_params import (
+    as_field,
     link,
     parse_choice,
     parse_name,
@@ -66,6 +67,7 @@ async def list_acts(request: ApiRequest) -> Response:
             "newest": link(LIST, query) if before is not None else None,
             "older": link(LIST, query | {"before": shown[-1].id}) if more else None,
             "json_lines": link(JSON_LINES, query),
+            "nameless": link(JSON_LINES, query | {"serials": "no"}),
         }
 
     return await render_page(request, "acts.html", read)
@@ -104,9 +106,10 @@ async def show_act(request: ApiRequest) -> Response:
 async def export_json_lines(request: ApiRequest) -> StreamingResponse:
     """Stream the acts that match the filter, newest first, as `sma acts export` writes them."""
     wanted = _filter_of(request)
+    serials = parse_serials(request)
 
     def read(connection: Connection, place: Place) -> tuple[str, Place | None]:
-        rows, following = search.read_piece(connection, wanted, place)
+        rows, following = search.read_piece(connection, wanted, place, serials=serials)
         return "".join(json.dumps(row, default=as_time) + "\n" for row in rows), following
 
     now = request.server.authority.database.clock.now()

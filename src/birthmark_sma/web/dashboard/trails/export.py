@@ -9,12 +9,14 @@ validations have priority.
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
+from enum import StrEnum
 from typing import TypeAlias, TypeVar
 
 from sqlalchemy import Connection
 from starlette.responses import StreamingResponse
 
 from birthmark_sma.web.middleware.timeouts import run_with_timeout
+from birthmark_sma.web.query_params import parse_choice
 from birthmark_sma.web.server_state import ApiRequest
 
 _SECONDS = 30.0  # for one piece
@@ -24,6 +26,24 @@ _RESTS = 2.0
 _Place = TypeVar("_Place")
 ReadPiece: TypeAlias = Callable[[Connection, _Place], tuple[str, _Place | None]]
 """Returns the text of the piece at a place, and the place of the next one, or None at the end."""
+
+
+class Serials(StrEnum):
+    """The values of the parameter `serials` of an export."""
+
+    YES = "yes"
+    NO = "no"
+
+
+def parse_serials(request: ApiRequest) -> bool:
+    """Return True if the export names devices: unless the request or its access key forbids it.
+
+    Raises RequestError for an invalid value.
+    """
+    asked = parse_choice(request, "serials", Serials)
+    caller = request.context.caller
+    key = None if caller is None else caller.key
+    return asked is not Serials.NO and (key is None or key.may_export_serials)
 
 
 def stream_export(

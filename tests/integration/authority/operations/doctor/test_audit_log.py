@@ -31,7 +31,7 @@ def noon() -> datetime:
 
 
 def look(database: Database, *, whole: bool = False) -> list[Finding]:
-    return list(check_audit_log(database, whole=whole))
+    return list(check_audit_log(database, None if whole else audit_log.ROWS))
 
 
 def worst(findings: list[Finding]) -> set[State]:

@@ -1,0 +1,1 @@
+"""The charts of verdicts on the dashboard's pages, and the time that they show."""
