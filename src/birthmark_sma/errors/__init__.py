@@ -58,6 +58,7 @@ from birthmark_sma.errors.operation import (
     BatchFileError,
     BatchInterruptedError,
     CallerLeftError,
+    MoveError,
     PoolFullError,
     RateLimitedError,
     ShuttingDownError,
@@ -106,6 +107,7 @@ from birthmark_sma.errors.register import (
 )
 from birthmark_sma.errors.storage import (
     AbandonedWorkError,
+    AuthorityMovedError,
     DatabaseFault,
     DatabaseUnavailableError,
     PrivateFileError,
@@ -121,6 +123,7 @@ __all__ = [
     "AlreadyInitialisedError",
     "AuthorityAwayError",
     "AuthorityError",
+    "AuthorityMovedError",
     "BackupError",
     "BackupPlaceTakenError",
     "BatchFileError",
@@ -165,6 +168,7 @@ __all__ = [
     "KeyTablesRotatedError",
     "MalformedBundleError",
     "MalformedCameraTokenError",
+    "MoveError",
     "NoncesUsedUpError",
     "NotInitialisedError",
     "NucHashInUseError",

@@ -33,5 +33,5 @@ __all__ = [
     "validations",
 ]
 
-HEAD_REVISION = "0015"
+HEAD_REVISION = "0017"
 """The Alembic revision that this program reads and writes."""
