@@ -155,7 +155,7 @@ def _print_moved(old: "Settings", moved: "Moved") -> None:
     print_line("The authority is moved.\n")
     proof = moved.proof
     if proof is None:
-        print_line("An earlier run had copied and proved everything. Only the mark was missing.")
+        print_line("An earlier run has copied and proved everything.")
     else:
         rows = [(each.table, f"{each.rows:,}", each.digest[:_DIGITS]) for each in proof.tables]
         print_table(("table", "rows", "digest"), rows, numbers={"rows"})

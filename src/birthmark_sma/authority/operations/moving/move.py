@@ -71,7 +71,8 @@ def move_authority(
     _check_old(old)
     with closing(open_database(new.resolved_database_url)) as database, locked_source(file) as left:
         authority_id, mark, stage = _begin(left, database, old, new)
-        begun()
+        if mark.moved_at is None:
+            begun()
         began, copied, proof = time.monotonic(), 0, None
         if stage is not Stage.COMPLETE:
             if stage is Stage.EMPTY:
@@ -84,7 +85,7 @@ def move_authority(
             target.finish(database, actor, mark, rows)
         else:
             seconds = 0.0
-        mark = replace(mark, moved_at=datetime.now(UTC))
+        mark = replace(mark, moved_at=mark.moved_at or datetime.now(UTC))
         _rename_root_keys(old, new)
         source.put_mark(left, mark)
     remember(new, authority_id)
@@ -153,12 +154,12 @@ def _begin(
     if authority_id is None:
         raise NotInitialisedError
     mark, there = source.read_mark(left), describe_database(new.resolved_database_url)
-    if mark is not None and mark.moved_at is not None:
+    stage = target.find_stage(database, authority_id, mark)
+    if mark is not None and mark.moved_at is not None and stage is not Stage.COMPLETE:
         raise MoveError(
             f"This authority was moved to {mark.moving_to} already, at"
             f" {mark.moved_at:%Y-%m-%d %H:%M:%S} UTC. Nothing was changed."
         )
-    stage = target.find_stage(database, authority_id, mark)
     if mark is None:
         _check_root_keys(old, new)
         mark = Mark(there, datetime.now(UTC))

@@ -63,7 +63,9 @@ def locked_source(file: Path) -> Iterator[Connection]:
     uri = f"file:{quote(str(file.absolute()))}?mode=rw"
     try:
         with closing(
-            sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)
+            sqlite3.connect(
+                uri, uri=True, timeout=0, isolation_level=None, check_same_thread=False
+            )
         ) as raw:
             _lock(raw, file)
             engine = create_engine(
@@ -89,11 +91,11 @@ def _lock(raw: sqlite3.Connection, file: Path) -> None:
     on it. The next program that opens the file returns it to WAL mode.
     """
     raw.execute("PRAGMA locking_mode = EXCLUSIVE")
-    raw.execute("PRAGMA synchronous = FULL")
     deadline = time.monotonic() + _LOCK_SECONDS
     while True:
         try:
             raw.execute("PRAGMA journal_mode = DELETE")
+            raw.execute("PRAGMA synchronous = FULL")
             raw.execute("BEGIN EXCLUSIVE")
             raw.execute("COMMIT")
         except sqlite3.OperationalError as error:
