@@ -332,7 +332,9 @@ def test_two_moves_at_once(
         move(settings, postgres_url)
 
 
-def test_the_database_goes_away(settings: Settings, own_postgres: Postgres, monkeypatch: Any) -> None:
+def test_the_database_goes_away(
+    settings: Settings, own_postgres: Postgres, monkeypatch: Any
+) -> None:
     """Stopped during the copy, and started again."""
     monkeypatch.setattr(moving, "CHUNK_ROWS", 3)
     url = own_postgres.create_database("target")
