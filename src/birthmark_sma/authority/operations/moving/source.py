@@ -63,9 +63,7 @@ def locked_source(file: Path) -> Iterator[Connection]:
     uri = f"file:{quote(str(file.absolute()))}?mode=rw"
     try:
         with closing(
-            sqlite3.connect(
-                uri, uri=True, timeout=0, isolation_level=None, check_same_thread=False
-            )
+            sqlite3.connect(uri, uri=True, timeout=0, isolation_level=None, check_same_thread=False)
         ) as raw:
             _lock(raw, file)
             engine = create_engine(
