@@ -40,6 +40,7 @@ from birthmark_sma.authority.ca.issuers import (
     crl_path,
 )
 from birthmark_sma.authority.ca.store import load_certificates
+from birthmark_sma.authority.data_directory import check_not_forgotten
 from birthmark_sma.authority.devices.abuse_policy import AbusePolicy
 from birthmark_sma.authority.kek.wrapping import OpenedSecrets, open_stored_secrets
 from birthmark_sma.authority.key_tables import cache as key_table_cache
@@ -145,8 +146,10 @@ class Authority:
 def opened_database(settings: Settings) -> Iterator[Database]:
     """Yield the database of these settings, and close it at the end.
 
-    Raises SchemaMismatchError or DatabaseUnavailableError.
+    Raises ConfigurationError if DATABASE_URL was forgotten (`data_directory`), SchemaMismatchError,
+    AuthorityMovedError or DatabaseUnavailableError.
     """
+    check_not_forgotten(settings)
     database = open_database(settings.resolved_database_url)
     try:
         check_schema(database)
@@ -166,9 +169,11 @@ def open_authority(
     In the same way, `shared_windows` is the memory of rate limits.
     This starts threads, so the process must not fork afterwards: `opened_in_bulk` starts none.
 
-    Raises SchemaMismatchError, NotInitialisedError, KeyTablesError, WrongSecretError,
-    ConfigurationError or DatabaseUnavailableError. Each says what to do, and closes the database.
+    Raises SchemaMismatchError, AuthorityMovedError, NotInitialisedError, KeyTablesError,
+    WrongSecretError, ConfigurationError or DatabaseUnavailableError. Each says what to do, and
+    closes the database.
     """
+    check_not_forgotten(settings)
     database = open_database(settings.resolved_database_url)
     try:
         check_schema(database)

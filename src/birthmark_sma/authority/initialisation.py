@@ -15,6 +15,13 @@ from birthmark_sma.authority.acts.trail import Subject
 from birthmark_sma.authority.audit_chain.earlier import chain_earlier
 from birthmark_sma.authority.authority import opened_database
 from birthmark_sma.authority.ca import ceremony
+from birthmark_sma.authority.ca.store import find_authority_id
+from birthmark_sma.authority.data_directory import (
+    check_may_create,
+    check_same,
+    find_known,
+    remember,
+)
 from birthmark_sma.authority.kek.passphrase_file import find_given_passphrase, find_passphrase
 from birthmark_sma.authority.kek.passphrase_policy import check_new_passphrase
 from birthmark_sma.authority.kek.wrapping import open_stored_secrets
@@ -25,7 +32,7 @@ from birthmark_sma.config import Settings
 from birthmark_sma.errors import AlreadyInitialisedError
 from birthmark_sma.runtime.secret_files import make_private_directory
 from birthmark_sma.storage.engine import Database, open_database
-from birthmark_sma.storage.migration import migrate
+from birthmark_sma.storage.migration import check_schema, migrate
 from birthmark_sma.storage.schema import HEAD_REVISION
 
 _FIRST_WITH_CHAINS = "0016"
@@ -61,13 +68,16 @@ def check_may_be_created(settings: Settings) -> None:
 
     A root key file without a SQLite database belongs to an authority on PostgreSQL: DATABASE_URL
     is missing. A new SQLite database would hide that key file: see `ceremony.root_key_file`.
-    ConfigurationError is for a passphrase that is easy to guess.
+    ConfigurationError is for a data directory that had an authority, and for a passphrase that is
+    easy to guess.
     """
+    known = find_known(settings)
     key_file = ceremony.root_key_file(settings)
     # The key file first: another process creates the database before its key file. In the other
     # order, its new key file could look like one without a database.
     has_key = key_file.exists()
     if _is_nothing_there(settings):
+        check_may_create(settings, known)
         if has_key:
             raise ceremony.foreign_root_key(key_file)
         _check_passphrase(settings)
@@ -96,12 +106,19 @@ def initialise(
         # Before anything is written: with PostgreSQL there is no place to store a generated
         # passphrase, so a missing one is an error (docs/adr/0003).
         find_passphrase(settings)
+    # Before the database is read, because another process may just create the authority.
+    known = find_known(settings)
     database = open_database(settings.resolved_database_url)
     try:
-        # Before the migration, so that an authority of the other kind is not changed.
+        # Before the migration, so that an authority of the other kind is not changed, and none that
+        # is not the one of this data directory.
         if _check_kind(database, sandbox=sandbox) is None:
+            check_may_create(settings, known)
             _check_passphrase(settings)
+        else:
+            check_is_known(settings, database)
         migrate(database, partial(record_migration, actor))
+        check_schema(database)
         ceremony.finish_ceremony(database, settings)
         try:
             held = ceremony.hold_ceremony(database, settings, actor, sandbox=sandbox)
@@ -110,9 +127,29 @@ def initialise(
             # Checked again, because the other process may have created the other kind.
             _check_kind(database, sandbox=sandbox)
         populate_tables(database, settings, progress, actor if held is None else None)
+        remember_authority(settings, database)
         return held
     finally:
         database.close()
+
+
+def check_is_known(settings: Settings, database: Database) -> None:
+    """Raise ConfigurationError if the data directory had another authority than the database has.
+
+    This works with every version of the schema that has an authority.
+    """
+    with database.read() as connection:
+        authority_id = find_authority_id(connection)
+    if authority_id is not None:
+        check_same(settings, authority_id)
+
+
+def remember_authority(settings: Settings, database: Database) -> None:
+    """Record in the data directory that it has the authority of this database."""
+    with database.read() as connection:
+        authority_id = find_authority_id(connection)
+    if authority_id is not None:
+        remember(settings, authority_id)
 
 
 def record_migration(actor: Actor, transaction: Connection, before: str) -> None:

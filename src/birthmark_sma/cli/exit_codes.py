@@ -37,6 +37,7 @@ _CODES: tuple[tuple[int, tuple[type[errors.BirthmarkError], ...]], ...] = (
     (DATABASE, (errors.BatchInterruptedError, errors.PoolFullError, errors.ShuttingDownError)),
     (DATABASE, (errors.AuthorityAwayError, errors.IssuerChangedError)),
     (DATABASE, (errors.KeyTablesRotatedError,)),
+    (CONFIGURATION, (errors.MoveError,)),
 )
 
 

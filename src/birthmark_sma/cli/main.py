@@ -32,6 +32,7 @@ from birthmark_sma.cli.commands import (
 from birthmark_sma.cli.commands.backup import backup, restore
 from birthmark_sma.cli.commands.doctor import doctor
 from birthmark_sma.cli.commands.init import init, migrate
+from birthmark_sma.cli.commands.move import move
 from birthmark_sma.cli.commands.provision import provision
 from birthmark_sma.cli.commands.serve import serve
 from birthmark_sma.cli.commands.top import top
@@ -87,6 +88,7 @@ command(app, "drill")(drill)
 command(app, "top")(top)
 command(app, "backup")(backup)
 command(app, "restore")(restore)
+command(app, "move")(move)
 command(app, "provision")(provision)
 command(app, "provision-batch")(provision_batch)
 command(app, "validate")(validate)

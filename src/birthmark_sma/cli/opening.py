@@ -33,12 +33,15 @@ def find_platform() -> str | None:
 def existing_database(settings: "Settings") -> Iterator["Database"]:
     """Open the database of an authority, and close it at the end.
 
-    Raises NotInitialisedError if SQLite's file does not exist.
+    Print a warning if the data directory had another authority. Raises
+    NotInitialisedError if SQLite's file does not exist, ConfigurationError if DATABASE_URL was
+    forgotten, and AuthorityMovedError.
     """
     from birthmark_sma.authority.authority import opened_database
 
     require_sqlite_file(settings)
     with opened_database(settings) as database:
+        _warn_of_difference(settings, database)
         yield database
 
 
@@ -46,7 +49,9 @@ def existing_database(settings: "Settings") -> Iterator["Database"]:
 def existing_authority(settings: "Settings") -> Iterator["Authority"]:
     """Open an authority, with a spinner on a terminal, and close it at the end.
 
-    Raises NotInitialisedError if SQLite's file does not exist.
+    Print a warning if the data directory had another authority. Raises
+    NotInitialisedError if SQLite's file does not exist, ConfigurationError if DATABASE_URL was
+    forgotten, and AuthorityMovedError.
     """
     from birthmark_sma.authority.authority import open_authority
 
@@ -54,14 +59,32 @@ def existing_authority(settings: "Settings") -> Iterator["Authority"]:
     with waiting("Opening the authority"):
         authority = open_authority(settings)
     try:
+        _warn_of_difference(settings, authority.database)
         yield authority
     finally:
         authority.close()
 
 
+def _warn_of_difference(settings: "Settings", database: "Database") -> None:
+    from birthmark_sma.authority.ca.store import find_authority_id
+    from birthmark_sma.authority.data_directory import describe_difference
+
+    with database.read() as connection:
+        authority_id = find_authority_id(connection)
+    difference = authority_id and describe_difference(settings, authority_id)
+    if difference:
+        print_stderr(f"WARNING: {difference}")
+
+
 def require_sqlite_file(settings: "Settings") -> None:
-    """Raise NotInitialisedError if SQLite is used and its file does not exist."""
+    """Raise NotInitialisedError if SQLite is used and its file does not exist.
+
+    Raise ConfigurationError if the data directory had an authority on PostgreSQL.
+    """
     if settings.database_url is None and not (settings.data_dir / "sma.db").exists():
+        from birthmark_sma.authority.data_directory import check_not_forgotten
+
+        check_not_forgotten(settings)
         platform = find_platform()
         if platform is not None:
             raise NotInitialisedError(

@@ -202,16 +202,21 @@ def _load(flags: dict[str, Any]) -> dict[str, Any]:
                 "--published fixes the sizes. Leave out --prototype, --tables and --keys-per-table."
             )
         flags |= asdict(PUBLISHED_SIZES)
-    if _holds_password(flags.get("database_url") or ""):
-        print_stderr(
-            "WARNING: every user of this machine can read the password in --database-url. Set"
-            " DATABASE_URL instead."
-        )
+    warn_of_password("--database-url", flags.get("database_url") or "")
     return {
         "settings": load_settings(flags, os.environ, prototype=prototype, sandbox=sandbox),
         "sandbox": sandbox,
         "new_secret": load_new_secret(new, os.environ) if new else None,
     }
+
+
+def warn_of_password(flag: str, database_url: str) -> None:
+    """Print a warning if the value of a flag holds a password."""
+    if _holds_password(database_url):
+        print_stderr(
+            f"WARNING: every user of this machine can read the password in {flag}. Set"
+            " DATABASE_URL instead."
+        )
 
 
 def _holds_password(database_url: str) -> bool:

@@ -52,14 +52,14 @@ _CA_CHANGES = ("ca rotate", "ca compromised", "ca roll-root")
 _ROOT_KEY = (
     *_SIZES,
     *("doctor", "backup", "restore", "ca publish-crl", "secrets rotate", "secrets check", "drill"),
+    "move",
     *_CA_CHANGES,
 )
 _KEK = (
     *_SIZES,
     *("doctor", "restore", "provision", "provision-batch", "validate", "tables populate"),
     *("tables rotate", "ca export", "ca publish-crl", "secrets rotate", "secrets check"),
-    "history prune",
-    *("drill", *_CA_CHANGES),
+    *("history prune", "drill", "move", *_CA_CHANGES),
 )
 _DATABASE = (
     *_KEK,

@@ -58,6 +58,7 @@ from birthmark_sma.errors.operation import (
     BatchFileError,
     BatchInterruptedError,
     CallerLeftError,
+    MoveError,
     PoolFullError,
     PreconditionFailedError,
     RateLimitedError,
@@ -108,6 +109,7 @@ from birthmark_sma.errors.register import (
 )
 from birthmark_sma.errors.storage import (
     AbandonedWorkError,
+    AuthorityMovedError,
     DatabaseFault,
     DatabaseUnavailableError,
     PrivateFileError,
@@ -123,6 +125,7 @@ __all__ = [
     "AlreadyInitialisedError",
     "AuthorityAwayError",
     "AuthorityError",
+    "AuthorityMovedError",
     "BackupError",
     "BackupPlaceTakenError",
     "BatchFileError",
@@ -167,6 +170,7 @@ __all__ = [
     "KeyTablesRotatedError",
     "MalformedBundleError",
     "MalformedCameraTokenError",
+    "MoveError",
     "NoncesUsedUpError",
     "NotInitialisedError",
     "NucHashInUseError",

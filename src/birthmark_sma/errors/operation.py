@@ -41,6 +41,10 @@ class CallerLeftError(AuthorityError):
         super().__init__("The caller left before its answer")
 
 
+class MoveError(AuthorityError):
+    """An authority cannot be moved to another database. The message says what to do."""
+
+
 class PoolFullError(AuthorityError):
     """The bounded pool is full, or the caller's share of it. Nothing was done: retry later.
 

@@ -71,3 +71,7 @@ class SchemaMismatchError(StorageError):
 
 class PrivateFileError(StorageError):
     """A file for secrets cannot be read or written, is missing, or is readable by other users."""
+
+
+class AuthorityMovedError(StorageError):
+    """The authority is being moved, or was moved, to another database. The message says which."""

@@ -9,6 +9,7 @@ table, every validation queues behind the waiting lock request. So this module n
 table longer than `_PATIENCE`; it raises DatabaseUnavailableError, and the caller tries again later.
 """
 
+from collections.abc import Sequence
 from datetime import UTC, date, datetime, timedelta
 from typing import NamedTuple
 
@@ -56,19 +57,26 @@ def list_partitions(connection: Connection) -> list[Partition]:
 def create_future_partitions(transaction: Connection, today: date) -> list[str]:
     """Create the missing partitions of today and the next `DAYS_AHEAD` days; return their names.
 
+    See `create_partitions`.
+    """
+    return create_partitions(transaction, _coming(today))
+
+
+def create_partitions(transaction: Connection, days: Sequence[date]) -> list[str]:
+    """Create the missing partitions of these days; return their names.
+
     Rows of these days in the default partition move to the new partitions. An advisory lock lets
     one process at a time do this. On SQLite this does nothing and returns an empty list. Raises
     DatabaseUnavailableError if a lock is not free in time.
     """
-    missing = missing_days(transaction, today)
-    if not missing:
+    if not _missing(transaction, days):
         return []
     # No validation waits for this advisory lock, so it may take longer than a lock on the table.
     _wait_for_locks_no_longer_than(transaction, "2s")
     wait_for_lock(transaction, AdvisoryLock.PARTITIONS)
     _wait_for_locks_no_longer_than(transaction, _PATIENCE)
     # Queried again under the lock: another process may have created some of them meanwhile.
-    return [_make(transaction, day) for day in missing_days(transaction, today)]
+    return [_make(transaction, day) for day in _missing(transaction, days)]
 
 
 def drop(transaction: Connection, name: str) -> None:
@@ -89,10 +97,17 @@ def _wait_for_locks_no_longer_than(transaction: Connection, patience: str) -> No
 
 def missing_days(connection: Connection, today: date) -> list[date]:
     """Return the days, of today and the next `DAYS_AHEAD`, without a partition; [] on SQLite."""
+    return _missing(connection, _coming(today))
+
+
+def _coming(today: date) -> list[date]:
+    return [today + timedelta(days=ahead) for ahead in range(DAYS_AHEAD + 1)]
+
+
+def _missing(connection: Connection, days: Sequence[date]) -> list[date]:
     if connection.dialect.name != "postgresql":
         return []
     present = list_partitions(connection)
-    days = [today + timedelta(days=ahead) for ahead in range(DAYS_AHEAD + 1)]
     return [day for day in days if not any(each.covers(*_span(day)) for each in present)]
 
 

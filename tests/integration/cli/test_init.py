@@ -72,16 +72,23 @@ def test_init_twice_changes_nothing(empty: Place) -> None:
     assert set(first["root"]) >= {"subject", "not_before", "not_after", "sha256_fingerprint"}
     before = tables_of(empty)
     assert len(before) == 2_500
-    files = {f.name: f.read_bytes() for f in empty.data_dir.iterdir() if "sma.db" not in f.name}
+    files = files_of(empty)
 
     again = empty.sma("init", "--json")
     assert again.returncode == 0, again.stderr
     assert json.loads(again.stdout) == {"created": False}
     assert "nothing was missing" in empty.sma("init").stdout
     assert tables_of(empty) == before
-    assert {
-        f.name: f.read_bytes() for f in empty.data_dir.iterdir() if "sma.db" not in f.name
-    } == files
+    assert files_of(empty) == files
+
+
+def files_of(place: Place) -> dict[str, bytes]:
+    """Return the content of the files but the database, and the one with the time of the init."""
+    return {
+        each.name: each.read_bytes()
+        for each in place.data_dir.iterdir()
+        if "sma.db" not in each.name and each.name != "authority.json"
+    }
 
 
 def test_the_ca_keys_are_encrypted(founded_place: Place) -> None:
@@ -203,7 +210,11 @@ def test_postgresql_is_never_founded_unasked(postgres_url: str, tmp_path: Path) 
 
 
 def test_one_data_directory_for_sqlite_and_postgresql(place: Place, postgres_url: str) -> None:
-    """Each authority has a root key file of its own, and finds it again."""
+    """Each authority has a root key file of its own, and finds it again.
+
+    The operator wants two: that the directory had one must be forgotten on purpose.
+    """
+    (place.data_dir / "authority.json").unlink()
     before = (place.data_dir / ROOT_KEY).read_bytes()
     environ = server_environ(place.data_dir, postgres_url) | {"SMA_TABLES": "5"}
     made = sma("init", "--json", environ=environ)

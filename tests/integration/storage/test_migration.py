@@ -14,10 +14,19 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, event, inspect, text
 
-from birthmark_sma.errors import DatabaseUnavailableError, SchemaMismatchError
+from birthmark_sma.errors import (
+    AuthorityMovedError,
+    DatabaseUnavailableError,
+    SchemaMismatchError,
+)
 from birthmark_sma.storage import migration
 from birthmark_sma.storage.engine import Database, open_database
-from birthmark_sma.storage.migration import check_schema, migrate, schema_revision
+from birthmark_sma.storage.migration import (
+    check_schema,
+    migrate,
+    move_progress,
+    schema_revision,
+)
 from birthmark_sma.storage.partitions import list_partitions
 from birthmark_sma.storage.schema import HEAD_REVISION, metadata
 from tests.support.authorities import execute, rows_of
@@ -278,3 +287,15 @@ def test_the_types_on_postgresql(postgres_url: str) -> None:
     with database.read() as connection:
         assert connection.execute(text("SHOW server_encoding")).scalar() == "UTF8"
     database.close()
+
+
+def test_a_database_of_an_unfinished_move(database: Database) -> None:
+    """Neither opened nor migrated, also if it has no row of progress yet."""
+    with database.write() as transaction:
+        move_progress.create(transaction)
+    for use in (check_schema, migrate):
+        with pytest.raises(AuthorityMovedError, match="a part of an authority"):
+            use(database)
+    with database.write() as transaction:
+        move_progress.drop(transaction)
+    check_schema(database)

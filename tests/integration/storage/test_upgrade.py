@@ -500,3 +500,17 @@ def test_an_upgrade_from_one_issuer(empty_database: Database) -> None:
     assert intermediate.role is CaRole.INTERMEDIATE
     assert (intermediate.state, intermediate.issuer) == (CaState.ACTIVE, "root")
     assert intermediate.load() == authority.intermediate
+
+
+def test_an_upgraded_authority_lives_where_it_is(empty_database: Database) -> None:
+    """Nothing moves it: every command opens it."""
+    migrate_to(empty_database, "0015")
+    execute(
+        empty_database,
+        "INSERT INTO authority (id, tables, keys_per_table, created_at)"
+        " VALUES (1, 10, 100, '2026-01-01 00:00:00.000000+00:00')",
+    )
+    assert migrate(empty_database) == ("0015", HEAD_REVISION)
+    columns = "moving_to, moving_since, moved_at"
+    assert rows_of(empty_database, f"SELECT {columns} FROM authority") == [(None,) * 3]
+    check_schema(empty_database)

@@ -66,6 +66,8 @@ class ActKind(StrEnum):
     AUTHORITY_CREATE = "authority.create"
     AUTHORITY_MIGRATE = "authority.migrate"
     AUTHORITY_RESTORE = "authority.restore"
+    AUTHORITY_MOVE = "authority.move"
+    AUTHORITY_UNDO_MOVE = "authority.undo-move"
 
     @property
     def subject_kind(self) -> str:

@@ -12,6 +12,7 @@ from enum import StrEnum
 from typing import Any
 
 from cryptography import x509
+from cryptography.hazmat.primitives.hashes import SHA256
 from sqlalchemy import Connection, delete, func, insert, select, update
 
 from birthmark_sma.authority.acts.trail import Facts
@@ -248,6 +249,18 @@ def _is_active(role: CaRole) -> tuple[Any, ...]:
 def _stored(row: Any) -> StoredCa:
     values = row._asdict()
     return StoredCa(**values | {"role": CaRole(values["role"]), "state": CaState(values["state"])})
+
+
+def find_authority_id(connection: Connection) -> str | None:
+    """Return the id of the authority, or None: the SHA-256 fingerprint (hex) of its first root.
+
+    It is the same in each copy and backup of the database. Works with every version of the schema.
+    """
+    first = select(ca_certificates.c.certificate).where(ca_certificates.c.name == FIRST_ROOT)
+    pem = connection.execute(first).scalar()
+    if pem is None:
+        return None
+    return x509.load_pem_x509_certificate(pem.encode()).fingerprint(SHA256()).hex()
 
 
 def ceremony_time(connection: Connection) -> datetime | None:

@@ -1,6 +1,7 @@
 """Prove that a restored database is complete and usable.
 
-`restore` calls `prove` before it says that a backup was restored. It must not change the database.
+`restore` calls `prove` before it says that a backup was restored, and a move calls `prove_usable`.
+It must not change the database.
 """
 
 from contextlib import suppress
@@ -38,12 +39,19 @@ class Proof:
     devices: int
 
 
+@dataclass(frozen=True, slots=True)
+class Usable:
+    """The numbers of key tables opened, and of device certificates verified."""
+
+    key_tables: int
+    devices: int
+
+
 def prove(database: Database, settings: Settings, manifest: Manifest, bar: Bar) -> Proof:
     """Prove that the restored database is complete and usable; raise BackupError if it is not.
 
-    1. Compare row counts, the end of the audit log and the certificates with the manifest.
-    2. Decrypt all key tables and the keys of the intermediates.
-    3. Verify the certificates of a random sample of devices.
+    Compare row counts, the end of the audit log and the certificates with the manifest. Then
+    `prove_usable`.
     """
     check_schema(database)
     with database.read(LONG_SECONDS) as connection, bar("Counting", "steps") as progress:
@@ -61,12 +69,24 @@ def prove(database: Database, settings: Settings, manifest: Manifest, bar: Bar) 
             "The proof of the backup failed: the end of the audit log or the certificates differ"
             " from the manifest."
         )
+    usable = prove_usable(database, settings, bar)
+    return Proof(sum(manifest.rows.values()), usable.key_tables, usable.devices)
+
+
+def prove_usable(database: Database, settings: Settings, bar: Bar) -> Usable:
+    """Prove that these settings open the database; raise BackupError if they do not.
+
+    1. Decrypt all key tables and the keys of the intermediates.
+    2. Verify the certificates of a random sample of devices.
+
+    Also raises the errors of opening the secrets.
+    """
     opened = open_stored_secrets(database, settings)
     table_cache = open_key_table_cache(database, opened.keks)
     issuers = open_issuers(database, settings, opened)
     with bar("Verifying devices", "steps") as progress:
         devices = _verify_sample(database, issuers, table_cache.sizes, progress)
-    return Proof(sum(manifest.rows.values()), table_cache.sizes.tables, devices)
+    return Usable(table_cache.sizes.tables, devices)
 
 
 def _verify_sample(
@@ -97,6 +117,6 @@ def _verify(device: Device, issuers: OpenIssuers, sizes: TableSizes) -> None:
     same_number = f"{leaf.serial_number:x}" == device.certificate_serial
     if named != device.device_serial or not (tables and same_number):
         raise BackupError(
-            f"The proof of the backup failed: the certificate of {device.device_serial} does not"
-            " chain to the root, or is not the one that was registered."
+            f"The proof failed: the certificate of {device.device_serial} does not chain to the"
+            " root, or is not the one that was registered."
         )

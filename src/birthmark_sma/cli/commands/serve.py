@@ -128,6 +128,7 @@ def _run(
     as_json: bool,
 ) -> None:
     from birthmark_sma.authority.authority import open_authority
+    from birthmark_sma.authority.initialisation import check_is_known, remember_authority
     from birthmark_sma.authority.operations.statistics import count_registered
     from birthmark_sma.authority.sandbox.guards import check_kind
     from birthmark_sma.runtime.core_dumps import forbid_core_dumps
@@ -149,6 +150,8 @@ def _run(
         authority = open_authority(settings)
     try:
         check_kind(authority.sandbox, sandbox=sandbox)
+        check_is_known(settings, authority.database)
+        remember_authority(settings, authority.database)
         # Counted now: the announcement must not fail if the database goes away before it.
         devices = count_registered(authority.database)
     except BirthmarkError:

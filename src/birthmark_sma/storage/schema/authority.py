@@ -34,6 +34,9 @@ authority = Table(
     Column("ca_generation", BigInteger, nullable=False, server_default="0"),
     Column("roots_signature", LargeBinary),
     Column("table_generation", BigInteger, nullable=False, server_default="0"),
+    Column("moving_to", Text),
+    Column("moving_since", UtcDateTime),
+    Column("moved_at", UtcDateTime),
 )
 """One row: the authority of this database. `access_generation` rises with each change of an access
 key, `ca_generation` with each change of a CA certificate, and `table_generation` with each change
@@ -41,7 +44,9 @@ of a table's keys, so that servers know when what they cache is stale. `sandbox`
 `revocation_generation` rises with each act that changes devices' statuses, so that a new revocation
 list is made also if the number of revoked certificates stays the same. `roots_signature` is the
 detached signature (CMS) of the previous root over the list of trusted roots; NULL until the first
-one is made."""
+one is made. `moving_to` describes the database to which `sma move` takes this authority; NULL if it
+lives here. `moving_since` is the start of that move, and identifies it: it stays in the new
+database. `moved_at` is the end of the move, in the old database alone."""
 
 key_encryption_keys = Table(
     "key_encryption_keys",

@@ -160,12 +160,20 @@ def go_back_a_schema(life: Life) -> None:
         life.sql(f"ALTER TABLE validation_history DROP COLUMN {column}")
     for table in ("audit_batches", "audit_checkpoints", "audit_keys"):
         life.sql(f"DROP TABLE {table}")
+    for column in ("moving_to", "moving_since", "moved_at"):
+        life.sql(f"ALTER TABLE authority DROP COLUMN {column}")
     life.sql("DROP TABLE administrative_acts")
     life.sql("DROP TABLE act_subjects")
     life.sql("UPDATE alembic_version SET version_num = '0013'")
     life.acts.clear()
 
 
+OF_WHOLE_AUTHORITIES = {
+    ActKind.AUTHORITY_RESTORE,
+    ActKind.AUTHORITY_MOVE,
+    ActKind.AUTHORITY_UNDO_MOVE,
+}
+"""Acts at the end of the life, in another database than the one before them."""
 ACTIVE, OPEN = {"status": "active"}, {"state": "open"}
 LIFE: tuple[Step, ...] = (
     Step("init", (), ActKind.AUTHORITY_CREATE, after={"tables": 6, "keys_per_table": 16}),
@@ -374,10 +382,10 @@ def leaves(command: Any, path: str = "") -> Iterator[str]:
 
 
 def test_every_command_is_in_a_table() -> None:
-    played = {step.command for step in LIFE} | {"restore"}
+    played = {step.command for step in LIFE} | {"restore", "move"}
     assert set(leaves(get_command(app))) == played | READS.keys() | ELSEWHERE.keys()
     assert not played & READS.keys()
-    assert {step.act for step in LIFE} | {ActKind.AUTHORITY_RESTORE} == set(ActKind)
+    assert {step.act for step in LIFE} | OF_WHOLE_AUTHORITIES == set(ActKind)
 
 
 @pytest.fixture
@@ -416,6 +424,21 @@ def test_a_life(life: Life, postgres_admin_url: str) -> None:
     assert (act["act"], act["subject"]) == (ActKind.AUTHORITY_RESTORE, None)
     if "DATABASE_URL" in restored.environ:
         drop_database(postgres_admin_url, "restored_life")
+    else:
+        assert_moves_are_acts(restored, postgres_admin_url)
+
+
+def assert_moves_are_acts(life: Life, postgres_admin_url: str) -> None:
+    """A move is an act in the new database; an undone one is an act in the old one."""
+    drop_database(postgres_admin_url, "moved_life")
+    url = create_database(postgres_admin_url, "moved_life")
+    done = life.sma("move", "--to", url)
+    assert done.returncode == 0, done.stderr
+    moved = Life(life.environ | {"DATABASE_URL": url}, life.folder, url, life.acts)
+    assert [each["act"] for each in moved.find_new_acts()] == [ActKind.AUTHORITY_MOVE]
+    drop_database(postgres_admin_url, "moved_life")
+    assert life.sma("move", "--undo", "--yes").returncode == 0
+    assert [each["act"] for each in life.find_new_acts()] == [ActKind.AUTHORITY_UNDO_MOVE]
 
 
 def assert_left(acts: Sequence[dict[str, Any]], step: Step) -> None:

@@ -17,7 +17,7 @@ from birthmark_sma.authority.operations.doctor.findings import Finding, critical
 from birthmark_sma.authority.validation.store import make_store
 from birthmark_sma.config import Settings
 from birthmark_sma.counts import counted
-from birthmark_sma.errors import BirthmarkError, DatabaseUnavailableError
+from birthmark_sma.errors import AuthorityMovedError, BirthmarkError, DatabaseUnavailableError
 from birthmark_sma.storage import health, partitions
 from birthmark_sma.storage.engine import Database
 from birthmark_sma.storage.migration import check_schema
@@ -51,6 +51,10 @@ def check_schema_parts(database: Database) -> Iterator[Finding]:
     """
     try:
         check_schema(database)
+    except AuthorityMovedError as error:
+        what, _, do = str(error).partition(". ")
+        yield critical(what, do)
+        return
     except BirthmarkError as error:
         what, _, do = str(error).partition(" Type: ")
         yield critical(what.rstrip("."), f"Type {do}" if do else "Look at its version")

@@ -7,7 +7,7 @@ place.
 from alembic import op
 
 revision = "0018"
-down_revision = "0016"
+down_revision = "0017"
 
 _SCOPE = "access_keys_scope_check"
 
