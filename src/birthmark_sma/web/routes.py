@@ -131,9 +131,10 @@ def _page(path: str, navigation: str | None = None) -> Route:
 def _administration(path: str, scopes: Scopes, methods: tuple[str, ...] = ("GET",)) -> Route:
     """Return a route of the administration API. A parameter in the path is one segment."""
     _, brace, end = path.partition("}")
-    return Route(
-        path, scopes, methods, tail=re.compile((_SEGMENT + end).encode()) if brace else None
-    )
+    tail = re.compile((_SEGMENT + end).encode()) if brace else None
+    acts = "POST" in methods
+    credentials = Credentials.REQUIRED if acts else Credentials.CHECKED
+    return Route(path, scopes, methods, credentials=credentials, tail=tail)
 
 
 def _acting_page(path: str, scopes: Scopes) -> Route:

@@ -634,6 +634,18 @@ def test_a_connection_may_outlive_a_certificate(
             authenticator.authenticate(request)
 
 
+def test_an_act_needs_a_key_on_an_open_server(tmp_path: Path) -> None:
+    """Threat 22: access that is open lets everybody read, and change nothing."""
+    suspend = make_context(f"{API}/devices/camera/suspend", "POST")
+    other = make_context(f"{API}/devices", "GET")
+    with new_authority(small_settings(tmp_path, None, access=Access.OPEN)) as authority:
+        with authority.database.read() as connection:
+            authenticator = Authenticator(authority.settings, AccessKeyCache(connection))
+        assert authenticator.authenticate(other).key is None
+        with pytest.raises(UnauthenticatedError):
+            authenticator.authenticate(suspend)
+
+
 def test_certificates_for_everybody(tmp_path: Path) -> None:
     """Verifiers have no keys: what certificates point at can be published, and nothing else is."""
     running, _ = start_with_keys(tmp_path / "data", "sqlite:", "--publish-pki", SMA_TABLES="5")
