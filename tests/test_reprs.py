@@ -27,7 +27,7 @@ _TELLING = re.compile(
 _IN_THE_OPEN = {
     # public keys, numbers, names and digests that stand for nothing secret
     "kek_id", "key_id", "key_index", "keys_per_table", "key_tables", "ca_key", "ca_keys",
-    "earlier_table_keys",
+    "earlier_table_keys", "audit_keys",
     "device_public_key", "public_key", "public_key_fingerprint", "key_encryption_public_key",
     "nuc_hash_keys", "nuc_hash_index", "kek_file", "new_kek_file", "root_key", "root_key_file",
     "ca_key_type", "make_keys", "recipient", "passphrase_file", "keys", "tokens", "request_digest",

@@ -62,7 +62,6 @@ class ActKind(StrEnum):
     SECRET_ROTATE = "secret.rotate"  # noqa: S105  a name
     SECRET_FORGET_PREVIOUS = "secret.forget-previous"  # noqa: S105  a name
     HISTORY_PRUNE = "history.prune"
-    AUDIT_KEY_CREATE = "audit-key.create"
     AUTHORITY_CREATE = "authority.create"
     AUTHORITY_MIGRATE = "authority.migrate"
     AUTHORITY_RESTORE = "authority.restore"

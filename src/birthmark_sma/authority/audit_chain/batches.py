@@ -16,9 +16,10 @@ from hashlib import sha256
 from typing import NamedTuple
 
 from birthmark_sma.authority.audit_chain.leaves import cut
-from birthmark_sma.authority.audit_chain.merkle import merkle_root
 
+_NODE_PREFIX = b"\x01"
 _HEAD_PREFIX = b"\x02"
+_EMPTY_ROOT = sha256().digest()
 _pack = struct.Struct(">qqqq").pack
 
 
@@ -95,6 +96,25 @@ def seal(
         cut(leaves),
     )
     return batch._replace(head=compute_head(batch, before.head))
+
+
+def merkle_root(leaves: Sequence[bytes]) -> bytes:
+    """Return the Merkle tree hash above leaf hashes (RFC 9162, section 2.1.1, with SHA-256).
+
+    Pairs of neighbours are hashed level by level, and the last one of an odd level moves up. This
+    is the tree that the RFC defines by splitting at the largest power of two.
+    """
+    level: Sequence[bytes] = leaves
+    while len(level) > 1:
+        neighbours = iter(level)
+        above = [
+            sha256(_NODE_PREFIX + left + right).digest()
+            for left, right in zip(neighbours, neighbours, strict=False)
+        ]
+        if len(level) % 2:
+            above.append(level[-1])
+        level = above
+    return level[0] if level else _EMPTY_ROOT
 
 
 def compute_head(batch: AuditBatch, head_before: bytes) -> bytes:

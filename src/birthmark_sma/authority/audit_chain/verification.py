@@ -14,7 +14,14 @@ from itertools import groupby
 from operator import attrgetter
 from typing import Any, NamedTuple, Protocol
 
-from birthmark_sma.authority.audit_chain.batches import ACTS, START, AuditBatch, End, compute_head
+from birthmark_sma.authority.audit_chain.batches import (
+    ACTS,
+    START,
+    AuditBatch,
+    End,
+    compute_head,
+    merkle_root,
+)
 from birthmark_sma.authority.audit_chain.checkpoint import Signed, parse
 from birthmark_sma.authority.audit_chain.leaves import (
     ABSENT_LEAF,
@@ -22,7 +29,6 @@ from birthmark_sma.authority.audit_chain.leaves import (
     cut,
     hash_stored_row,
 )
-from birthmark_sma.authority.audit_chain.merkle import merkle_root
 from birthmark_sma.authority.audit_chain.signed_note import open_note
 
 MOST_ROWS = 1_000_000

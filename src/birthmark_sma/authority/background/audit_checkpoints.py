@@ -10,9 +10,6 @@ from functools import partial
 
 from sqlalchemy import Connection
 
-from birthmark_sma.authority.acts import trail
-from birthmark_sma.authority.acts.actor import ActKind, Actor, Source
-from birthmark_sma.authority.acts.trail import Subject
 from birthmark_sma.authority.audit_chain import checkpoints, keys
 from birthmark_sma.authority.kek.wrapping import KeyEncryptionKeys
 from birthmark_sma.runtime.background_task import BackgroundTask
@@ -20,7 +17,6 @@ from birthmark_sma.storage.engine import Database
 from birthmark_sma.storage.portable_sql import database_time
 
 _LEAST_AGE = timedelta(seconds=50)  # each process of a server tries it once a minute
-_SERVER = Actor("audit-checkpoints", Source.SERVER)
 
 _log = logging.getLogger(__name__)
 
@@ -55,8 +51,4 @@ class AuditCheckpoints(BackgroundTask):
     def _create_key(self, transaction: Connection) -> None:
         created = keys.create_key(transaction, self._keks, database_time(transaction))
         if created is not None:
-            subject = Subject(None, None, {"public_key": created})
-            trail.record(transaction, _SERVER, ActKind.AUDIT_KEY_CREATE, [subject])
-            _log.warning(
-                "the key of audit checkpoints was created. Keep its public key: %s", created
-            )
+            _log.info("the key of audit checkpoints was created; keep its public key: %s", created)

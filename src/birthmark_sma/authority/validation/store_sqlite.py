@@ -12,7 +12,15 @@ from collections.abc import Iterator, Mapping, Sequence, Set
 from datetime import date, datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, and_, delete, literal_column, select
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Transaction,
+    and_,
+    delete,
+    literal_column,
+    select,
+)
 
 from birthmark_sma.authority.audit_chain.batches import AuditBatch
 from birthmark_sma.authority.audit_chain.writer_chain import WriterChain
@@ -39,8 +47,16 @@ statements by their text."""
 _ENTRY = ", ".join(LedgerEntry._fields)
 # The number of parameters is a power of two, for the same reason. Unused ones are NULL, which
 # equals nothing.
+# After the ids of all batches, too: SQLite would use the ids of deleted rows again.
+_FIRST_ID = """(SELECT 1 + max(
+    coalesce((SELECT max(id) FROM validation_history), 0),
+    coalesce((SELECT first_id + rows - 1 FROM audit_batches WHERE kind = 'validations'
+              ORDER BY rowid DESC LIMIT 1), 0)))"""
+_SELECT_FIRST_ID = _FIRST_ID[1:-1]
+# The first id of the batch comes with the devices: another statement would cost more than to hash
+# the rows of a small batch.
 _FIND_DEVICES = """
-SELECT json_array((SELECT table_generation FROM authority), json_group_array(json_array(
+SELECT json_array((SELECT table_generation FROM authority), {first_id}, json_group_array(json_array(
     hex(nuc_hash), device_serial, device_family, status, json(table_assignments),
     json(table_epochs))))
 FROM registered_devices WHERE nuc_hash IN ({})
@@ -76,13 +92,6 @@ _TIMES = [
     for at, field in enumerate(AuditRow._fields)
     if isinstance(validation_history.c[field].type, UtcDateTime)
 ]
-# After the ids of all batches, too: SQLite would use the ids of deleted rows again.
-_FIRST_ID = """
-SELECT 1 + max(
-    coalesce((SELECT max(id) FROM validation_history), 0),
-    coalesce((SELECT first_id + rows - 1 FROM audit_batches WHERE kind = 'validations'
-              ORDER BY rowid DESC LIMIT 1), 0))
-"""
 _HOUR = AuditBatch._fields.index("hour")
 _ADD_BATCH = """
 INSERT INTO audit_batches
@@ -121,6 +130,8 @@ class SqliteStore:
         # Each writer has counter rows of its own, as on PostgreSQL.
         self._writer = secrets.randbelow(_WRITERS)
         self._chain = WriterChain()
+        self._first_id = 0
+        self._first_id_of: Transaction | None = None
         self._append = _APPEND.replace("{names}", ", ".join(AuditRow._fields))
         self._add_tokens = _ADD_TOKENS.replace("{entry}", _ENTRY)
         self._read_tokens = _READ_TOKENS.replace("{entry}", _ENTRY)
@@ -132,9 +143,10 @@ class SqliteStore:
         """Return the devices with these HMACs, by HMAC, and the generation of the key tables."""
         size = 1 << max(len(nuc_hashes) - 1, 0).bit_length()
         sought = (*nuc_hashes, *[None] * (size - len(nuc_hashes)))
-        statement = _FIND_DEVICES.format(",".join("?" * size))
+        statement = _FIND_DEVICES.format(",".join("?" * size), first_id=_FIRST_ID)
         found = connection.exec_driver_sql(statement, sought).scalar_one()
-        generation, devices = json.loads(found)
+        generation, self._first_id, devices = json.loads(found)
+        self._first_id_of = connection.get_transaction()
         by_nuc_hash = {
             bytes.fromhex(nuc_hash): FoundDevice(
                 serial, family, DeviceStatus(status), tables, epochs or ()
@@ -190,7 +202,11 @@ class SqliteStore:
         self, transaction: Connection, rows: Sequence[AuditRow], mark: CommitMark | None = None
     ) -> None:
         """Write audit rows and their batch, and add them to the counters of their minutes."""
-        first_id = transaction.exec_driver_sql(_FIRST_ID).scalar_one()
+        # The transaction has held the only write lock since `find_devices`.
+        first_id = self._first_id
+        if self._first_id_of is not transaction.get_transaction():
+            first_id = transaction.exec_driver_sql(_SELECT_FIRST_ID).scalar_one()
+        self._first_id_of = None  # a second batch begins after this one
         batch = self._chain.extend(mark, rows, first_id)
         numbered = [(first_id + at, *row) for at, row in enumerate(rows)]
         own = self._writer

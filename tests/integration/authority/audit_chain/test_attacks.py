@@ -10,7 +10,7 @@ import pytest
 from birthmark_sma.authority.audit_chain.leaves import ROW_FIELDS
 from birthmark_sma.storage.engine import Database
 from tests.support.authorities import execute, rows_of
-from tests.support.chained_trail import ChainedTrail
+from tests.support.databases.chained_trail import ChainedTrail
 
 IDS = "SELECT id FROM validation_history ORDER BY id"
 
@@ -75,7 +75,7 @@ def row_id(trail: ChainedTrail, place: int) -> int:
 
 @pytest.mark.parametrize("column", ROW_CHANGES)
 def test_a_changed_row(trail: ChainedTrail, column: str) -> None:
-    """Whatever column it is."""
+    """Threat 46: it is named, whatever column it is."""
     changed = row_id(trail, 9)
     execute(
         trail.database,
@@ -230,7 +230,7 @@ ATTACKS: dict[str, tuple[list[str], set[tuple[str, str]]]] = {
 
 @pytest.mark.parametrize("name", ATTACKS)
 def test_attacks(trail: ChainedTrail, name: str) -> None:
-    """Batches, acts, their subjects and checkpoints."""
+    """Threat 46: batches, acts, their subjects and checkpoints are named."""
     statements, expected = ATTACKS[name]
     for statement in statements:
         execute(trail.database, statement)

@@ -14,7 +14,7 @@ from birthmark_sma.authority.audit_chain.verification import Finding, Verified, 
 from birthmark_sma.errors import ConfigurationError
 from birthmark_sma.storage.engine import Database
 from tests.support.authorities import execute, rows_of
-from tests.support.chained_trail import ChainedTrail
+from tests.support.databases.chained_trail import ChainedTrail
 
 
 @pytest.fixture

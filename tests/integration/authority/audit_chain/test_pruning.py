@@ -10,7 +10,7 @@ from birthmark_sma.authority.audit_chain import pruning
 from birthmark_sma.authority.background.retention import prune
 from birthmark_sma.storage.engine import Database
 from tests.support.authorities import execute, rows_of
-from tests.support.chained_trail import ChainedTrail
+from tests.support.databases.chained_trail import ChainedTrail
 from tests.support.days import today
 
 

@@ -560,7 +560,7 @@ def test_every_fail_costs_the_same_statements(scene: Scene) -> None:
     }
     assert len({tuple(each) for each in failed.values()}) == 1, failed
     statements = [each for each in costs["unknown table"] if not each.startswith("BEGIN")]
-    assert len(statements) == (4 if scene.authority.database.dialect_name == "postgresql" else 7)
+    assert len(statements) == (4 if scene.authority.database.dialect_name == "postgresql" else 6)
     assert set(costs["unknown table"]) == set(costs["genuine"])
 
 

@@ -9,7 +9,7 @@ import pytest
 from birthmark_sma.storage.engine import Database, open_database
 from tests.integration.cli.conftest import Place, assert_refused
 from tests.support.authorities import execute, rows_of
-from tests.support.chained_trail import ChainedTrail
+from tests.support.databases.chained_trail import ChainedTrail
 from tests.support.schemas import give_schema
 
 

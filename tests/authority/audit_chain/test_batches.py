@@ -4,7 +4,7 @@ from hashlib import sha256
 
 import pytest
 
-from birthmark_sma.authority.audit_chain.merkle import merkle_root
+from birthmark_sma.authority.audit_chain.batches import merkle_root
 
 # The inputs and roots that Certificate Transparency's implementations test with (Trillian, Go).
 INPUTS = [bytes.fromhex(each) for each in (
