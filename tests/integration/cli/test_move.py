@@ -44,7 +44,11 @@ def test_a_move(small: Place, postgres_url: str) -> None:
     assert [each["device_serial"] for each in json.loads(listed.stdout)["devices"]] == ["cam-1"]
     assert listed.stderr == ""
     assert small.sma("provision", "cam-2", settings=new).returncode == 0
-    commands = ("serve", "--port", "0"), ("devices", "list"), ("provision", "cam-3")
+    commands: list[tuple[str, ...]] = [
+        ("serve", "--port", "0"),
+        ("devices", "list"),
+        ("provision", "cam-3"),
+    ]
     for command in commands:
         refused = small.sma(*command, cwd=small.data_dir)
         assert_refused(refused, 3, "DATABASE_URL is not set", "in PostgreSQL")
@@ -153,8 +157,8 @@ def test_a_forgotten_url_creates_no_second_authority(
         elsewhere = Place(empty.data_dir.with_name("elsewhere"))
         made = elsewhere.sma("init", settings=new | {"DATABASE_URL": other})
         assert made.returncode == 0, made.stderr
-        for command in ("serve", "init"):
-            refused = empty.sma(command, settings=new | {"DATABASE_URL": other})
+        for name in ("serve", "init"):
+            refused = empty.sma(name, settings=new | {"DATABASE_URL": other})
             assert_refused(refused, 3, "This is authority", "But the data directory")
         listed = empty.sma("devices", "list", settings=new | {"DATABASE_URL": other})
         assert listed.returncode == 0

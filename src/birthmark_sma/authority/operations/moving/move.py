@@ -25,10 +25,11 @@ from birthmark_sma.authority.kek.passphrase_file import find_passphrase
 from birthmark_sma.authority.kek.wrapping import open_stored_secrets
 from birthmark_sma.authority.operations.backup import Bar
 from birthmark_sma.authority.operations.backup_manifest import Progress as Shown
-from birthmark_sma.authority.operations.moving import source, target
+from birthmark_sma.authority.operations.moving import store_postgresql as target
+from birthmark_sma.authority.operations.moving import store_sqlite as source
 from birthmark_sma.authority.operations.moving.proof import MoveProof, prove_move
-from birthmark_sma.authority.operations.moving.source import Mark, locked_source
-from birthmark_sma.authority.operations.moving.target import Progress, Stage
+from birthmark_sma.authority.operations.moving.store_postgresql import Progress, Stage
+from birthmark_sma.authority.operations.moving.store_sqlite import Mark, locked_source
 from birthmark_sma.config import Settings
 from birthmark_sma.errors import ConfigurationError, MoveError, NotInitialisedError
 from birthmark_sma.runtime.secret_files import sync_directory

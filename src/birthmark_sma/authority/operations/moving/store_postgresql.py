@@ -20,7 +20,7 @@ from birthmark_sma.authority.acts import trail
 from birthmark_sma.authority.acts.actor import ActKind, Actor
 from birthmark_sma.authority.acts.trail import Subject
 from birthmark_sma.authority.ca.store import find_authority_id
-from birthmark_sma.authority.operations.moving.source import Mark
+from birthmark_sma.authority.operations.moving.store_sqlite import Mark
 from birthmark_sma.errors import MoveError
 from birthmark_sma.storage import health, partitions
 from birthmark_sma.storage.engine import Database
