@@ -120,6 +120,11 @@ def test_every_operation_is_described(document: dict[str, Any]) -> None:
     assert VALIDATE == validate.PATH
 
 
+PROBLEMS: dict[str, type[BaseModel]] = {
+    each.__name__: each for each in (UnknownAddressProblem, InvalidRequestProblem, ProblemDocument)
+}
+
+
 def test_every_problem_has_an_example_of_its_own_status(document: dict[str, Any]) -> None:
     for (_, path), operation in operations(document).items():
         for status, response in operation["responses"].items():
@@ -129,14 +134,11 @@ def test_every_problem_has_an_example_of_its_own_status(document: dict[str, Any]
             if "application/problem+json" not in content:
                 assert status in {"200", "503"}
                 continue
-            example = content["application/problem+json"]["example"]
+            described = content["application/problem+json"]
+            example = described["example"]
             assert example["status"] == int(status)
             assert example["instance"] == path
-            problems: dict[str, type[BaseModel]] = {
-                "400": UnknownAddressProblem,
-                "422": InvalidRequestProblem,
-            }
-            problems.get(status, ProblemDocument).model_validate(example)
+            PROBLEMS[described["schema"]["$ref"].rpartition("/")[2]].model_validate(example)
 
 
 RESPONSES: dict[tuple[str, str], type[BaseModel]] = {

@@ -793,14 +793,19 @@ def test_a_chunked_body_within_the_limit_is_taken(sqlite_client: httpx2.Client) 
     assert sqlite_client.post(PROVISION, content=parts, headers=JSON).status_code == 200
 
 
-@pytest.mark.parametrize("method", ["GET", "PUT", "PATCH", "DELETE"])
+@pytest.mark.parametrize("method", ["PUT", "PATCH", "DELETE"])
 def test_another_method_is_405(sqlite_client: httpx2.Client, method: str) -> None:
     response = sqlite_client.request(method, PROVISION)
     assert_problem(response, 405)
-    assert response.headers["allow"] == "POST"
+    assert response.headers["allow"] == "GET, HEAD, POST"
 
 
-@pytest.mark.parametrize("path", ["/nowhere", "/api/v1/devices", "/api/v2/devices/provision"])
+def test_get_reads_the_device_of_this_name(sqlite_client: httpx2.Client) -> None:
+    """Fixed names apply only to the methods that they define."""
+    assert assert_problem(sqlite_client.get(PROVISION), 404)["type"].endswith("unknown-device")
+
+
+@pytest.mark.parametrize("path", ["/nowhere", "/api/v2/devices/provision"])
 def test_another_path_is_404(sqlite_client: httpx2.Client, path: str) -> None:
     assert_problem(sqlite_client.get(path), 404)
 
