@@ -182,7 +182,7 @@ async def _serving(
             crls=NewestCrls(authority.served_crls, quick),
             ocsp=_ocsp_responder(authority, quick),
             hours=HourCounts(),
-            conditions=ConditionWatch(metrics_text.text, quick),
+            conditions=ConditionWatch(metrics_text.text_for_server, quick),
             examination=Examination(authority.settings, examiner),
             exporting=asyncio.Lock(),
         )

@@ -195,6 +195,15 @@ class MetricsCache(Generic[Result]):
         # Other scrapes may wait for the same task. One that is cancelled must not cancel it.
         return await asyncio.shield(self._making)
 
+    async def text_for_server(self) -> bytes:
+        """Return the text for the server's own use: the next scrape gets another one.
+
+        Otherwise a scrape might get numbers from before what its caller has just done.
+        """
+        text = await self.text()
+        self._made = float("-inf")
+        return text
+
     async def _make(self) -> bytes:
         try:
             self._text = self._phrase(await self._totals())

@@ -154,7 +154,11 @@ def test_validations_go_on(authority: Authority) -> None:
             append_rows(transaction, old)
     camera = new_camera(authority, "camera")
     pausing = threading.Event()
-    pruning = threading.Thread(target=prune, args=(authority.database, before(), pausing.wait))
+    pruning = threading.Thread(
+        target=prune,
+        args=(authority.database, before(), pausing.wait),
+        kwargs={"keks": None},
+    )
     pruning.start()
     answered, slowest = validated_while(authority, camera.token, pruning)
     assert answered > 20

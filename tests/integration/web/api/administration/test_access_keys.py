@@ -61,7 +61,7 @@ def test_a_lost_secret_is_sent_again(server: Administered) -> None:
     [
         ({"scope": "owner"}, 422),
         ({"scope": "read", "uses_allowed": 1}, 422),
-        ({"scope": "read", "disclosure": "none"}, 422),
+        ({"scope": "monitor", "disclosure": "none"}, 422),
         ({"scope": "provision", "uses_allowed": 0}, 422),
         ({"scope": "read", "rate_limit": "often"}, 422),
         ({"scope": "read", "expires_at": "2020-01-01T00:00:00Z"}, 422),
