@@ -120,8 +120,8 @@ def test_every_operation_is_described(document: dict[str, Any]) -> None:
     assert VALIDATE == validate.PATH
 
 
-PROBLEMS: dict[str, type[BaseModel]] = {
-    each.__name__: each for each in (UnknownAddressProblem, InvalidRequestProblem, ProblemDocument)
+PROBLEMS = {
+    each.__name__: each for each in (ProblemDocument, UnknownAddressProblem, InvalidRequestProblem)
 }
 
 
@@ -134,11 +134,11 @@ def test_every_problem_has_an_example_of_its_own_status(document: dict[str, Any]
             if "application/problem+json" not in content:
                 assert status in {"200", "503"}
                 continue
-            described = content["application/problem+json"]
-            example = described["example"]
+            example = content["application/problem+json"]["example"]
             assert example["status"] == int(status)
             assert example["instance"] == path
-            PROBLEMS[described["schema"]["$ref"].rpartition("/")[2]].model_validate(example)
+            model = content["application/problem+json"]["schema"]["$ref"].rpartition("/")[2]
+            PROBLEMS[model].model_validate(example)
 
 
 RESPONSES: dict[tuple[str, str], type[BaseModel]] = {

@@ -32,7 +32,7 @@ class DeviceItem(WireResponse):
     certificate_serial: str
     certificate_expires_at: datetime | None
     certificate_renewed_at: datetime | None
-    public_key_sha256: str
+    public_key_sha256: Annotated[str, Field(repr=False)]
     device_certificate: str
 
 
@@ -129,7 +129,9 @@ class AccessKeyResponse(WireResponse):
 class IssuedKeyResponse(AccessKeyResponse):
     """An access key with its new secret, which is shown this once."""
 
-    key: Annotated[str | None, Field(description="Null for a key of a client certificate")]
+    key: Annotated[
+        str | None, Field(repr=False, description="Null for a key of a client certificate")
+    ]
 
 
 class RevokedKeyResponse(WireResponse):
