@@ -223,7 +223,7 @@ def _print_result(
         print_line(f"and {number - len(named):,} more")
     verified = (
         f"{counted(done.rows, 'audit row')} and {counted(done.acts, 'act')} in"
-        f" {counted(done.batches, 'batch')}, {counted(done.checkpoints, 'checkpoint')}"
+        f" {counted(done.batches, 'batch', 'batches')}, {counted(done.checkpoints, 'checkpoint')}"
     )
     if done.pruned_rows:
         verified += f"; retention deleted {counted(done.pruned_rows, 'row')} of these batches"
