@@ -61,6 +61,7 @@ from birthmark_sma.errors.operation import (
     PoolFullError,
     PreconditionFailedError,
     RateLimitedError,
+    RefusedByServerError,
     ShuttingDownError,
 )
 from birthmark_sma.errors.pki import (
@@ -185,6 +186,7 @@ __all__ = [
     "QueueFullError",
     "RateLimitedError",
     "RateRefusedError",
+    "RefusedByServerError",
     "ReEnrolmentRefusedError",
     "RenewalOrderError",
     "RenewalOutdatedError",
