@@ -13,8 +13,7 @@ USAGE = 2
 CONFIGURATION = 3
 """A setting, secret or file is missing or wrong."""
 DATABASE = 4
-"""The database is unreachable, empty or at another schema version, or the server or the authority of
-a simulation does not answer."""
+"""The database is unreachable, empty or at another schema, or the server does not answer."""
 CONFLICT = 5
 """The request contradicts what is registered, for example a serial that is already in use."""
 REFUSED = 6

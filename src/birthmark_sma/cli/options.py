@@ -137,9 +137,7 @@ class _SettingsCommand(TyperCommand):
         return self._built.invoke(ctx)
 
 
-def _with_flags(
-    function: Callable[..., None], path: str, *, remote: bool
-) -> Callable[..., None]:
+def _with_flags(function: Callable[..., None], path: str, *, remote: bool) -> Callable[..., None]:
     """Return a function with the command's own parameters and its flags, for typer."""
     wanted = inspect.signature(function).parameters
     own = [each for name, each in wanted.items() if name not in _LOADED]
@@ -216,8 +214,9 @@ def _flag_type(annotation: Any) -> type:
 def _load(flags: dict[str, Any], path: str, *, remote: bool) -> dict[str, Any]:
     """Return the settings from flags, environment and settings file, in this order of precedence.
 
-    `path` is the command. `choose_authority` says which authority it works on. A flag with the value None was not given. Print a warning if --database-url holds a password,
-    because other users of the machine can read the arguments of a process.
+    `path` is the command; `choose_authority` says which authority it works on. A flag with the
+    value None was not given. Print a warning if --database-url holds a password, because other
+    users of the machine can read the arguments of a process.
     """
     from birthmark_sma.cli.administration.choice import choose_authority
     from birthmark_sma.config import NewSecret, load_new_secret, load_settings

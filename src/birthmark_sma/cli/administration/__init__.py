@@ -1,5 +1,5 @@
-"""What the commands ask of an authority: a Protocol, on the database (`local`) or over HTTP (`remote`).
+"""What the commands ask of an authority: a Protocol (`interface`), on a database or over HTTP.
 
-`cli/opening.py` chooses one of both, and a command cannot tell them apart. Both return the objects
-of `views`, which have the members of the command's JSON.
+`cli/opening.py` opens `local` or `remote`, and a command cannot tell them apart. Both return the
+objects of the administration API, which have the members of the command's JSON.
 """

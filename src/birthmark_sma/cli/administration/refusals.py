@@ -49,7 +49,7 @@ def explain_refusal(url: str, path: str, answer: Answer) -> BirthmarkError:
 
 
 def _explain_stranger(url: str, answer: Answer) -> BirthmarkError:
-    """Return the error of a response that is no problem document: a proxy's, or another program's."""
+    """Return the error of a response of a proxy or of another program: no problem document."""
     if answer.status in _PASSING:
         return AuthorityAwayError(f"{url} answers with the status {answer.status}.")
     if 300 <= answer.status < 400:

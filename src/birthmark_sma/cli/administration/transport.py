@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 import httpx2
 
 from birthmark_sma import __version__
+from birthmark_sma.authority.representations.json_text import as_json_text
 from birthmark_sma.cli.administration.refusals import explain_refusal, is_passing
 from birthmark_sma.client.outcome import Cause
 from birthmark_sma.client.responses import TransportError
@@ -34,7 +35,7 @@ _CONNECT_SECONDS = 5.0
 _ANSWER_SECONDS = 90.0  # longer than a server works on an act
 _MAX_ANSWER_BYTES = 64 * 1024 * 1024
 _PATIENCE_SECONDS = 10.0
-"""For how long a request is sent again to a server that does not answer, such as one that starts."""
+"""For how long a request is sent again to a server that does not answer: it may just start."""
 _LONGEST_WAIT_SECONDS = 60.0
 """The longest Retry-After that a command waits for. Rate limits are mostly by the minute."""
 _FIRST_PAUSE_SECONDS = 0.25
@@ -73,7 +74,7 @@ class ServerConnection:
         ConfigurationError if the server is no authority, of another version, or not trusted.
         """
         headers = {"Content-Type": "application/json", "Idempotency-Key": str(uuid.uuid4())}
-        content = json.dumps(body).encode()
+        content = as_json_text(body).encode()
         try:
             return self._request(path, lambda: self._post(path, content, headers))
         except AuthorityAwayError as error:
@@ -83,9 +84,7 @@ class ServerConnection:
             ) from None
 
     def _get(self, url: httpx2.URL) -> Answer:
-        return bounded_get(
-            self._http, url, seconds=_ANSWER_SECONDS, max_bytes=_MAX_ANSWER_BYTES
-        )
+        return bounded_get(self._http, url, seconds=_ANSWER_SECONDS, max_bytes=_MAX_ANSWER_BYTES)
 
     def _post(self, path: str, content: bytes, headers: dict[str, str]) -> Answer:
         return bounded_post(
@@ -106,7 +105,7 @@ class ServerConnection:
                 attempts,
                 first=_FIRST_PAUSE_SECONDS,
                 longest=_LONGEST_PAUSE_SECONDS,
-                chance=random.random,  # noqa: S311
+                chance=random.random,
             )
             patience = _PATIENCE_SECONDS
             told = None if answer is None else retry_after(answer)
