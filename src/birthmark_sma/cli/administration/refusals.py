@@ -73,12 +73,10 @@ def _problem(answer: Answer) -> dict[str, Any] | None:
 
 
 def _find_class(slug: str) -> type[BirthmarkError] | None:
-    from birthmark_sma.web.problems import find_by_slug
+    """Return the class of errors that has this problem, or None: it may be of another version."""
+    from birthmark_sma.web.problems import TABLE
 
-    try:
-        found = find_by_slug(slug).error
-    except StopIteration:  # a problem of another version
-        return None
+    found = next((each.error for each in TABLE if each.slug == slug), None)
     return found if found is not None and issubclass(found, BirthmarkError) else None
 
 

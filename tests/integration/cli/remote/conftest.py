@@ -1,4 +1,4 @@
-"""An authority with devices and validations, a server of it, and `sma` on the database and on it."""
+"""An authority with a server, and `sma` on the database and on the server."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
