@@ -67,9 +67,7 @@ def test_criteria_are_one_request() -> None:
     wanted = DeviceCriteria(family="Pi", provisioned_after=since, table_id=0)
     act_in_pieces(server.send, wanted, SUSPEND, dry_run=False)
     criteria = {"device_family": "Pi", "provisioned_after": since.isoformat(), "table": 0}
-    assert server.bodies == [
-        {"act": "suspend", "reason": "certificate_hold", "criteria": criteria}
-    ]
+    assert server.bodies == [{"act": "suspend", "reason": "certificate_hold", "criteria": criteria}]
 
 
 def test_many_serials_are_several_acts_and_all_are_previewed_first(
