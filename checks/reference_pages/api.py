@@ -17,6 +17,9 @@ _TAGS = {
     "validate": "Validation",
     "operate": "Certificates, health and figures",
 }
+_ADMINISTRATION = "administer"
+_ADMINISTRATION_PAGE = "operate/administration-api.md"
+"""This page shows how to use the administration API; openapi.json has its fields."""
 COMMON = ("401", "403", "408", "414", "421", "429", "431", "500", "501", "505")
 _VECTORS = Path(__file__).parents[2] / "vectors" / "provisioning_response_test.json"
 _MAKE_REQUEST = """\
@@ -65,13 +68,10 @@ def render(document: Object) -> str:
 def render_index(document: Object) -> str:
     """Return a table of all operations."""
     rows = [
-        (
-            f"[`{method.upper()} {path}`](#{_anchor(method, path)})",
-            operation["summary"],
-            _scope(operation),
-        )
-        for tag in _TAGS
+        (f"[`{method.upper()} {path}`]({place})", operation["summary"], _scope(operation))
+        for tag in (*_TAGS, _ADMINISTRATION)
         for path, method, operation in _operations(document, tag)
+        for place in (f"#{_anchor(method, path)}" if tag in _TAGS else _ADMINISTRATION_PAGE,)
     ]
     return table(("request", "what it does", "access key of scope"), rows)
 

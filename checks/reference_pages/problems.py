@@ -69,6 +69,21 @@ REMEDIES: dict[str, tuple[str, str, str]] = {
     ),
     "unknown-act": ("404", "no act has this id", "Take the id from the list of acts."),
     "unknown-device": ("404", "no device has this serial", "Compare the serial."),
+    "unknown-access-key": (
+        "404",
+        "no access key has this id or name, or it was revoked",
+        "Take the id from the list of keys.",
+    ),
+    "unknown-flag": (
+        "404",
+        "the device has no flag that waits for review",
+        "Somebody else may have reviewed it: look at the acts.",
+    ),
+    "unknown-key-table": (
+        "404",
+        "the authority has no key table with this id",
+        "Table ids begin at 0. `detail` says how many there are.",
+    ),
     "unknown-validation": (
         "404",
         "the audit log has no such validation, or no longer",
@@ -107,6 +122,21 @@ REMEDIES: dict[str, tuple[str, str, str]] = {
         "409",
         "you submitted this token before, and the operator allows one answer for each caller",
         "Use the verdict that you got then. If it was lost, ask the operator. No verdict.",
+    ),
+    "device-status": (
+        "409",
+        "the status of the device does not allow the act",
+        "Read the device. A revocation is final.",
+    ),
+    "access-key-name": (
+        "409",
+        "an access key in force has this name or certificate",
+        "Revoke that key, or choose another name.",
+    ),
+    "precondition-failed": (
+        "412",
+        "somebody changed the object since you read it",
+        "Read it again, and decide again.",
     ),
     "withdrawn": (
         "410",
@@ -166,8 +196,13 @@ REMEDIES: dict[str, tuple[str, str, str]] = {
     ),
     "unusable-filter": (
         "422",
-        "a filter of the dashboard has a value that it cannot have",
+        "a parameter of the query is unknown, or has a value that it cannot have",
         "Correct the field that `detail` names.",
+    ),
+    "access-key-refused": (
+        "422",
+        "an access key cannot have these properties together",
+        "Correct what `detail` names.",
     ),
     "rate-limited": (
         "429",

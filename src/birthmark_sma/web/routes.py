@@ -45,6 +45,9 @@ class Credentials(Enum):
     CHECKED = "checked"
     IGNORED = "ignored"
     """For probes: they have no credential, and a wrong one must not make them fail."""
+    NEEDED = "needed"
+    """An act needs an access key where access is open, too, unless only this machine can reach the
+    server."""
     IGNORED_IF_PUBLISHED = "ignored if published"
     """Verifiers have no keys. They may fetch certificates and revocation lists if access is open,
     `publish_pki` is set or a public URL is set."""
@@ -129,9 +132,10 @@ def _page(path: str, navigation: str | None = None) -> Route:
 def _administration(path: str, scopes: Scopes, methods: tuple[str, ...] = ("GET",)) -> Route:
     """Return a route of the administration API. A parameter in the path is one segment."""
     _, brace, end = path.partition("}")
-    return Route(
-        path, scopes, methods, tail=re.compile((_SEGMENT + end).encode()) if brace else None
-    )
+    tail = re.compile((_SEGMENT + end).encode()) if brace else None
+    acts = "POST" in methods
+    credentials = Credentials.NEEDED if acts else Credentials.CHECKED
+    return Route(path, scopes, methods, credentials=credentials, tail=tail)
 
 
 PROVISION = Route("/api/v1/devices/provision", _PROVISION, ("POST",), Kind.PROVISION)

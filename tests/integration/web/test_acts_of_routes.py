@@ -64,8 +64,8 @@ def test_each_act_is_recorded_once(database_url: str, tmp_path: Path) -> None:
     """By the key that did it, with its role and the id of the request."""
     running, keys = start_with_keys(tmp_path / "data", database_url, SMA_TABLES="6")
     with running.client(headers=bearer(keys["provision"])) as client:
-        body = {"device_serial": "camera", "device_public_key": public_pem(new_key())}
-        asked = client.post("/api/v1/devices/provision", json=body | {"device_family": "Pi"})
+        device = {"device_serial": "camera", "device_public_key": public_pem(new_key())}
+        asked = client.post("/api/v1/devices/provision", json=device | {"device_family": "Pi"})
         assert asked.status_code == 200, asked.text
     with running.database() as database, running.client(headers=bearer(keys["admin"])) as client:
         now = current_time()

@@ -41,6 +41,7 @@ them, and validates camera tokens: it tells whether a registered camera made a t
 * **Aggregation servers** validate camera tokens. The result is `PASS`, `FAIL` or an error. An
   error is *not* a `FAIL`. Only the status 200 and the two problems with the status 400 carry a
   verdict.
+* **Operators** administer devices and access keys. Every change is recorded with the access key.
 * The Birthmark project's **published clients** use `POST /validate` and `POST /validate-legacy`, in
   their own formats.
 

@@ -26,7 +26,7 @@ from birthmark_sma.errors import InsufficientScopeError, UnauthenticatedError
 from birthmark_sma.http_requests import is_loopback
 from birthmark_sma.web.problems import MISDIRECTED, RequestError
 from birthmark_sma.web.request_context import RequestContext
-from birthmark_sma.web.routes import ANYONE, Credentials, Scopes
+from birthmark_sma.web.routes import ANYONE, Credentials, Route
 
 _SCHEME = b"bearer "
 _KNOWN_HOSTS = 64  # accepted Host values that are remembered; senders choose them
@@ -38,6 +38,7 @@ class Authenticator:
 
     def __init__(self, settings: Settings, key_cache: AccessKeyCache) -> None:
         self._open = settings.resolved_access is Access.OPEN
+        self._open_to_others = self._open and not settings.serves_this_machine_alone
         self._published = self._open or settings.publish_pki or settings.public_url is not None
         self._key_cache = key_cache
         self._names = _names_of_this_server(settings) if self._open else None
@@ -86,7 +87,7 @@ class Authenticator:
         if self._published and route.credentials is Credentials.IGNORED_IF_PUBLISHED:
             return None
         # A wrong bearer key raises: a session or certificate never takes its place.
-        key = self._bearer_key(context) or self._ambient_key(context, route.scopes)
+        key = self._bearer_key(context) or self._ambient_key(context, route)
         if key is None:
             return None
         if route.scopes is not None and key.scope not in route.scopes:
@@ -113,7 +114,7 @@ class Authenticator:
         _check_in_force(key, self._key_cache.now())
         return key
 
-    def _ambient_key(self, context: RequestContext, scopes: Scopes) -> AccessKey | None:
+    def _ambient_key(self, context: RequestContext, route: Route) -> AccessKey | None:
         """Return the key of a session or client certificate, or None if none is needed.
 
         Browsers and TLS clients send these with every request. So a route for anyone, such as the
@@ -125,9 +126,9 @@ class Authenticator:
                 _check_in_force(key, self._key_cache.now())
                 return key
         except UnauthenticatedError:
-            if scopes is not ANYONE:
+            if route.scopes is not ANYONE:
                 raise
-        if scopes is ANYONE:
+        if route.scopes is ANYONE:
             return None
         if context.shows_session:
             raise UnauthenticatedError("This session is over. Sign in again.")
@@ -136,7 +137,7 @@ class Authenticator:
                 "No access key belongs to this client certificate. The operator creates one with:"
                 " sma keys create --client-cert"
             )
-        if not self._open:
+        if not self._open or (self._open_to_others and route.credentials is Credentials.NEEDED):
             raise UnauthenticatedError(
                 "Send an access key: Authorization: Bearer sma_... The operator creates one with:"
                 " sma keys create"

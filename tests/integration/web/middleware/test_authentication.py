@@ -617,6 +617,23 @@ def test_a_connection_may_outlive_a_certificate(
             authenticator.authenticate(request)
 
 
+def test_an_act_needs_a_key_where_others_reach_an_open_server(tmp_path: Path) -> None:
+    """Threat 22: `--access open` on a public address lets strangers read, and change nothing."""
+    suspend = make_context(f"{API}/devices/camera/suspend", "POST")
+    other = make_context(f"{API}/devices", "GET")
+    with new_authority(small_settings(tmp_path, None, access=Access.OPEN)) as authority:
+        with authority.database.read() as connection:
+            keys = AccessKeyCache(connection)
+        local = Authenticator(authority.settings, keys)
+        assert local.authenticate(suspend).identity == "ip:127.0.0.1"
+        public = Authenticator(
+            small_settings(tmp_path, None, access=Access.OPEN, host="0.0.0.0"), keys
+        )
+        assert public.authenticate(other).key is None
+        with pytest.raises(UnauthenticatedError):
+            public.authenticate(suspend)
+
+
 def test_certificates_for_everybody(tmp_path: Path) -> None:
     """Verifiers have no keys: what certificates point at can be published, and nothing else is."""
     running, _ = start_with_keys(tmp_path / "data", "sqlite:", "--publish-pki", SMA_TABLES="5")

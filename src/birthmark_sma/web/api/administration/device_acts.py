@@ -181,7 +181,8 @@ def _check_change(request: ApiRequest, change: StatusChange) -> None:
 
 
 def _change_of(asked: BulkRequest) -> _ChangeOf:
-    if asked.act == Act.REVOKE:
+    act = Act(asked.act)
+    if act is Act.REVOKE:
         reason = asked.reason or "unspecified"
         return lambda actor: states.revoke(actor, reason, asked.compromised_since)
     if asked.compromised_since is not None:
@@ -192,7 +193,7 @@ def _change_of(asked: BulkRequest) -> _ChangeOf:
         Act.REINSTATE: states.reinstate,
         Act.RETIRE: states.retire,
     }
-    return others[Act(asked.act)]
+    return others[act]
 
 
 def _criteria_of(asked: DeviceCriteriaRequest) -> DeviceCriteria:

@@ -54,7 +54,7 @@ _OF_VALIDATIONS = (
     *("since", "until", "limit", "cursor"),
 )
 _OF_ACTS = ("act", "actor", "source", "subject", "kind", "since", "until", "limit", "cursor")
-_WHOLE_SECONDS = 60.0  # to search the whole audit log for a request
+_WHOLE_SECONDS = 30.0  # to search the whole audit log for a request
 _MOST_ID = 2**63 - 1
 
 router = APIRouter(tags=["administer"])
@@ -65,7 +65,7 @@ async def list_validations(request: ApiRequest) -> Response:
     check_query(request, *_OF_VALIDATIONS)
     limit, place = parse_limit(request), _place_of(request)
     device = parse_name(request, "device")
-    chosen = {
+    chosen: dict[str, Any] = {
         "result": parse_choice(request, "result", Verdict),
         "reason": parse_choice(request, "reason", Reason),
         "repeat": parse_choice(request, "repeat", Repeat),

@@ -77,8 +77,10 @@ def server(
     running, keys = start_with_keys(directory / "data", url, SMA_TABLES="50")
     with running.client(headers=bearer(keys["read"])) as client:
         document = client.get("/openapi.json").json()
+    schema = schemathesis.openapi.from_dict(document)
+    schema.config.update(base_url=running.server.url)
     with running.database() as database:
-        yield Administered(running, keys, database, schemathesis.openapi.from_dict(document))
+        yield Administered(running, keys, database, schema)
     running.server.close()
     if dropped is not None:
         drop_database(admin_url, dropped)
