@@ -21,6 +21,7 @@ from typer import Option
 from typer.core import TyperCommand, TyperGroup
 
 from birthmark_sma.cli import exit_codes
+from birthmark_sma.cli.administration.choice import SERVER_FLAGS, choose_authority
 from birthmark_sma.cli.output import print_stderr
 from birthmark_sma.errors import ConfigurationError
 from birthmark_sma.protocol.key_table import PUBLISHED_SIZES
@@ -30,9 +31,6 @@ Json = Annotated[bool, Option("--json", help="Print JSON, for scripts.")]
 _Function = TypeVar("_Function", bound=Callable[..., None])
 
 Yes = Annotated[bool, Option("--yes", help="Delete without asking.")]
-
-SERVER_FLAGS = ("server", "server_key_file", "server_ca_file")
-"""The settings that have a flag before the command."""
 
 _NO_LIMIT = 10_000
 """Characters of a sentence: more than any sentence has."""
@@ -218,7 +216,6 @@ def _load(flags: dict[str, Any], path: str, *, remote: bool) -> dict[str, Any]:
     value None was not given. Print a warning if --database-url holds a password, because other
     users of the machine can read the arguments of a process.
     """
-    from birthmark_sma.cli.administration.choice import choose_authority
     from birthmark_sma.config import NewSecret, load_new_secret, load_settings
 
     new = {name: flags.pop(name) for name in NewSecret.model_fields if name in flags}

@@ -5,20 +5,23 @@ authority than the one that he means, so two that are named in the same way are 
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from typer import BadParameter
 
-from birthmark_sma.cli.options import SERVER_FLAGS
-from birthmark_sma.config import Settings
 from birthmark_sma.errors import ConfigurationError
 
+if TYPE_CHECKING:
+    from birthmark_sma.config import Settings
+
+SERVER_FLAGS = ("server", "server_key_file", "server_ca_file")
+"""The settings that have a flag before the command."""
 _DATABASE = ("database_url", "data_dir")
 
 
 def choose_authority(
-    settings: Settings, flags: Mapping[str, Any], command: str, *, remote: bool
-) -> Settings:
+    settings: "Settings", flags: Mapping[str, Any], command: str, *, remote: bool
+) -> "Settings":
     """Return the settings, without `server` if the command works on the database.
 
     `flags` has the values of all flags, None for those that were not given. A flag overrides the
@@ -42,7 +45,7 @@ def choose_authority(
     return settings
 
 
-def _check_environment(settings: Settings, command: str, *, remote: bool) -> None:
+def _check_environment(settings: "Settings", command: str, *, remote: bool) -> None:
     if not remote:
         raise ConfigurationError(
             f"SMA_SERVER is set, and sma {command} needs a database. To run it on a database of"
