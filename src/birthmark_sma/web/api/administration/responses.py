@@ -32,7 +32,7 @@ class DeviceItem(WireResponse):
     certificate_serial: str
     certificate_expires_at: datetime | None
     certificate_renewed_at: datetime | None
-    public_key_sha256: str
+    public_key_sha256: Annotated[str, Field(repr=False)]
     device_certificate: str
 
 
