@@ -20,8 +20,8 @@ import typer
 from cryptography import x509
 
 from birthmark_sma import __version__
-from birthmark_sma.cli.main import app
 from birthmark_sma.cli.administration.choice import SERVER_FLAGS
+from birthmark_sma.cli.main import app
 from birthmark_sma.config import SECRET_FIELDS, Settings
 from tests.integration.cli.conftest import Place, assert_refused
 from tests.support.cameras.camera import Camera, wire

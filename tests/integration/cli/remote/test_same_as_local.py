@@ -125,14 +125,15 @@ def test_acts_print_the_same(each_remote: Remote, as_json: bool) -> None:
 
 
 def _plain(ended: Ended, name: str) -> tuple[int, str, str]:
-    texts = []
-    for each in (ended.stdout, ended.stderr):
-        text = each.replace(name, "NAME")
-        text = re.sub(r"sma_[a-z2-7_]+", "SECRET", text)
-        text = re.sub(r'(id"?:? +"?|\()[a-z2-7]{10}\b', "ID", text)
-        text = re.sub(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d[:.\dZ]*", "TIME", text)
-        texts.append(re.sub(r'"actor": "[^"]*"', "ACTOR", text))
-    return ended.returncode, *texts
+    return ended.returncode, _plain_text(ended.stdout, name), _plain_text(ended.stderr, name)
+
+
+def _plain_text(text: str, name: str) -> str:
+    text = text.replace(name, "NAME")
+    text = re.sub(r"sma_[a-z2-7_]+", "SECRET", text)
+    text = re.sub(r'(id"?:? +"?|\()[a-z2-7]{10}\b', "ID", text)
+    text = re.sub(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d[:.\dZ]*", "TIME", text)
+    return re.sub(r'"actor": "[^"]*"', "ACTOR", text)
 
 
 def test_the_trail_tells_the_key_and_the_request(each_remote: Remote) -> None:
