@@ -236,7 +236,8 @@ def _load(flags: dict[str, Any], path: str, *, remote: bool) -> dict[str, Any]:
     settings = load_settings(flags, os.environ, prototype=prototype, sandbox=sandbox)
     settings = choose_authority(settings, flags, path, remote=remote)
     if settings.server is not None and flags["server"] is None:
-        print_stderr(f"Server: {settings.server} (SMA_SERVER)")
+        # A password in the URL is refused later, and must not be printed before.
+        print_stderr(f"Server: {settings.server.rpartition('@')[2]} (SMA_SERVER)")
     return {
         "settings": settings,
         "sandbox": sandbox,

@@ -170,7 +170,7 @@ class RemoteAdministration:
                     for each in self.find_act(act.id, subjects=None).listed:
                         of_each = {"before": each.before, "after": each.after}
                         yield {"act_id": act.id, "subject": each.name} | of_each
-            if page.next_cursor is None:
+            if page.next_cursor is None or not page.acts:
                 return
             before = page.acts[-1].id
 
