@@ -27,6 +27,10 @@ SECRET = "c0rrect-horse-battery"
 
 GOOD_VALUES: Mapping[str, str] = {
     "data_dir": "elsewhere",
+    "server": "https://sma.example.org",
+    "server_key": SECRET,
+    "server_key_file": "server.key",
+    "server_ca_file": "cas.crt",
     "database_url": f"postgresql://sma:{SECRET}@db.example.org/sma",
     "ca_password": SECRET,
     "kek_file": "kek",

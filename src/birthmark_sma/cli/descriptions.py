@@ -4,16 +4,12 @@
 here may show a secret.
 """
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from datetime import datetime
-
     from cryptography import x509
 
-    from birthmark_sma.authority.devices.certificates_store import ListedCertificate
-    from birthmark_sma.authority.devices.store import Device
+    from birthmark_sma.web.api.administration.responses import DeviceItem, DeviceResponse
 
 
 def common_name(certificate: "x509.Certificate") -> str:
@@ -38,7 +34,7 @@ def certificate_as_fields(title: str, certificate: "x509.Certificate") -> list[t
     ]
 
 
-def device_as_fields(device: "Device") -> list[tuple[str, str]]:
+def device_as_fields(device: "DeviceItem") -> list[tuple[str, str]]:
     """Return a device and its certificate, for `print_fields`. It contains no secret."""
     from cryptography import x509
 
@@ -57,37 +53,33 @@ def device_as_fields(device: "Device") -> list[tuple[str, str]]:
     ]
 
 
-def _status(device: "Device") -> str:
+def _status(device: "DeviceItem") -> str:
     """Return the status with the reason, the time and the actor of its last change."""
     if device.status_changed_at is None:
-        return device.status.value
+        return device.status
     reason = f" ({device.status_reason})" if device.status_reason else ""
     actor = f" by {device.status_actor}" if device.status_actor else ""
     since = f"since {device.status_changed_at:%Y-%m-%d %H:%M:%S} UTC{actor}"
-    return f"{device.status.value}{reason}\n{since}"
+    return f"{device.status}{reason}\n{since}"
 
 
-def earlier_as_fields(
-    earlier: "Sequence[ListedCertificate]", may_re_enrol_until: "datetime | None"
-) -> list[tuple[str, str]]:
+def earlier_as_fields(device: "DeviceResponse") -> list[tuple[str, str]]:
     """Return the earlier certificates and the permission to re-enrol, for `print_fields`."""
     found = []
-    if may_re_enrol_until is not None:
-        found.append(("re-enrolment", f"allowed until {may_re_enrol_until:%Y-%m-%d %H:%M} UTC"))
-    for certificate, revocation in earlier:
-        state = "not revoked" if revocation is None else f"revoked: {revocation.revocation_reason}"
-        ends = certificate.certificate_expires_at
+    allowed_until = device.re_enrolment_allowed_until
+    if allowed_until is not None:
+        found.append(("re-enrolment", f"allowed until {allowed_until:%Y-%m-%d %H:%M} UTC"))
+    for each in device.earlier_certificates:
+        state = "not revoked" if each.revoked_at is None else f"revoked: {each.revocation_reason}"
+        ends = each.certificate_expires_at
         until = "" if ends is None else f", valid to {ends:%Y-%m-%d}"
-        replaced = f"replaced {certificate.replaced_at:%Y-%m-%d %H:%M} UTC"
-        lines = [
-            certificate.certificate_serial,
-            f"{replaced} ({certificate.replaced_by}), {state}{until}",
-        ]
+        replaced = f"replaced {each.replaced_at:%Y-%m-%d %H:%M} UTC"
+        lines = [each.certificate_serial, f"{replaced} ({each.replaced_by}), {state}{until}"]
         found.append(("earlier", "\n".join(lines)))
     return found
 
 
-def _describe_tables(device: "Device") -> str:
+def _describe_tables(device: "DeviceItem") -> str:
     """Return the tables of a device, with the epochs of its keys where a table was rotated."""
     both = zip(device.table_assignments, device.table_epochs, strict=False)
     return ", ".join(f"{table} (epoch {epoch})" if epoch else str(table) for table, epoch in both)

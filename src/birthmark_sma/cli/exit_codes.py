@@ -13,8 +13,7 @@ USAGE = 2
 CONFIGURATION = 3
 """A setting, secret or file is missing or wrong."""
 DATABASE = 4
-"""The database is unreachable, empty or at another schema version, or the authority of a simulation
-does not answer."""
+"""The database is unreachable, empty or at another schema, or the server does not answer."""
 CONFLICT = 5
 """The request contradicts what is registered, for example a serial that is already in use."""
 REFUSED = 6
@@ -41,6 +40,17 @@ _CODES: tuple[tuple[int, tuple[type[errors.BirthmarkError], ...]], ...] = (
 )
 
 
+_CODES_OF_STATUS = {409: CONFLICT, 412: CONFLICT, 503: DATABASE}
+
+
 def exit_code(error: errors.BirthmarkError) -> int:
-    """Return the exit code of an error, or REFUSED if the table does not list its class."""
-    return next((code for code, types in _CODES if isinstance(error, types)), REFUSED)
+    """Return the exit code of an error, or REFUSED if no table lists it.
+
+    A refusal by a server has the code that the same error has on a database.
+    """
+    kind = type(error)
+    if isinstance(error, errors.RefusedByServerError):
+        if error.same_as is None:
+            return _CODES_OF_STATUS.get(error.status, REFUSED)
+        kind = error.same_as
+    return next((code for code, types in _CODES if issubclass(kind, types)), REFUSED)

@@ -7,6 +7,7 @@ one sentence on stderr. No traceback may show the values of local variables.
 import os
 import platform
 import sys
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -59,7 +60,7 @@ SMA_*), then from sma.toml.
 \b
 Exit codes:
   0  done, or PASS             4  the database is down, empty or of another version,
-                                  or the authority of a simulation does not answer
+                                  or the server does not answer
   1  FAIL                      5  a conflict with registered data
   2  wrong usage               6  a key, serial, token or line was refused
   3  a setting or secret is missing or wrong
@@ -123,8 +124,26 @@ def _options(
             "--version", is_eager=True, callback=_print_version, help="Show the version and exit."
         ),
     ] = False,
+    server: Annotated[
+        str | None,
+        typer.Option(help="Work on the authority of this server, over its API. [SMA_SERVER]"),
+    ] = None,
+    server_key_file: Annotated[
+        Path | None,
+        typer.Option(
+            help="A file with the access key for the server. Or set SMA_SERVER_KEY."
+            " [SMA_SERVER_KEY_FILE]"
+        ),
+    ] = None,
+    server_ca_file: Annotated[
+        Path | None,
+        typer.Option(
+            help="The CAs (PEM) that the server's TLS certificate comes from. Default: those of"
+            " this system. [SMA_SERVER_CA_FILE]"
+        ),
+    ] = None,
 ) -> None:
-    pass
+    """Take the flags that stand before the command. `cli/options.py` reads them."""
 
 
 @app.command()

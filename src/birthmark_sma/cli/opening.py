@@ -1,4 +1,4 @@
-"""Open what the settings name: an existing database, or the authority in it.
+"""Open what the settings name: a server, an existing database, or the authority in it.
 
 The commands use it. Nothing here creates a database: SQLite would create an empty file for a wrong
 path, so its file must exist.
@@ -16,6 +16,7 @@ from birthmark_sma.errors import DatabaseUnavailableError, NotInitialisedError
 
 if TYPE_CHECKING:
     from birthmark_sma.authority.authority import Authority
+    from birthmark_sma.cli.administration.interface import Administration
     from birthmark_sma.config import Settings
     from birthmark_sma.storage.engine import Database
 
@@ -43,6 +44,28 @@ def existing_database(settings: "Settings") -> Iterator["Database"]:
     with opened_database(settings) as database:
         _warn_of_difference(settings, database)
         yield database
+
+
+@contextmanager
+def administration(settings: "Settings") -> Iterator["Administration"]:
+    """Open what a command administers: the server that the settings name, else the database.
+
+    Raises as `existing_database`, and ConfigurationError for a server that cannot be used.
+    """
+    if settings.server is None:
+        from birthmark_sma.cli.administration.local import LocalAdministration
+
+        with existing_database(settings) as database:
+            yield LocalAdministration(database)
+        return
+    from birthmark_sma.cli.administration.remote import RemoteAdministration
+    from birthmark_sma.cli.administration.transport import ServerConnection
+
+    connection = ServerConnection(settings)
+    try:
+        yield RemoteAdministration(connection)
+    finally:
+        connection.close()
 
 
 @contextmanager

@@ -21,6 +21,7 @@ from typer import Option
 from typer.core import TyperCommand, TyperGroup
 
 from birthmark_sma.cli import exit_codes
+from birthmark_sma.cli.administration.choice import SERVER_FLAGS, choose_authority
 from birthmark_sma.cli.output import print_stderr
 from birthmark_sma.errors import ConfigurationError
 from birthmark_sma.protocol.key_table import PUBLISHED_SIZES
@@ -53,15 +54,20 @@ _PROFILES = {
 """The commands and the help of each flag that changes the defaults of several settings."""
 
 
-def command(app: typer.Typer, path: str) -> Callable[[_Function], _Function]:
-    """Return a decorator that registers a function as a command, such as `devices list`."""
+def command(
+    app: typer.Typer, path: str, *, remote: bool = False
+) -> Callable[[_Function], _Function]:
+    """Return a decorator that registers a function as a command, such as `devices list`.
+
+    `remote` commands also work against a server, in place of a database.
+    """
 
     def register(function: _Function) -> _Function:
         def listed() -> None:
             """Stand for the function: typer reads only the docstring."""
 
         listed.__doc__ = function.__doc__
-        attributes = {"path": path, "function": staticmethod(function)}
+        attributes = {"path": path, "function": staticmethod(function), "remote": remote}
         kind = type("SettingsCommand", (_SettingsCommand,), attributes)
         app.command(path.rpartition(" ")[2], cls=kind)(listed)
         return function
@@ -79,6 +85,20 @@ class CommandGroup(TyperGroup):
             ctx.exit(exit_codes.USAGE)
         return super().parse_args(ctx, args)
 
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Return the command that the arguments name. Raises BadParameter if it takes no server."""
+        name, found, rest = super().resolve_command(ctx, args)
+        is_command = found is not None and not isinstance(found, TyperGroup)
+        flags = [each for each in SERVER_FLAGS if ctx.find_root().params.get(each) is not None]
+        if is_command and flags and not getattr(found, "remote", False):
+            flag = f"--{flags[0].replace('_', '-')}"
+            raise typer.BadParameter(
+                f"{ctx.command_path} {name} needs the database: run it where DATABASE_URL is set,"
+                f" without {flag}.",
+                param_hint=flag,
+            )
+        return name, found, rest
+
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         """Write the names and first sentences of the commands. A long sentence is wrapped."""
         commands = [(name, self.get_command(ctx, name)) for name in self.list_commands(ctx)]
@@ -93,11 +113,12 @@ class _SettingsCommand(TyperCommand):
 
     path: str
     function: Callable[..., None]
+    remote: bool
 
     @cached_property
     def _built(self) -> Any:
         app = typer.Typer(add_completion=False)
-        app.command()(_with_flags(self.function, self.path))
+        app.command()(_with_flags(self.function, self.path, remote=self.remote))
         return typer.main.get_command(app)
 
     @property
@@ -114,7 +135,7 @@ class _SettingsCommand(TyperCommand):
         return self._built.invoke(ctx)
 
 
-def _with_flags(function: Callable[..., None], path: str) -> Callable[..., None]:
+def _with_flags(function: Callable[..., None], path: str, *, remote: bool) -> Callable[..., None]:
     """Return a function with the command's own parameters and its flags, for typer."""
     wanted = inspect.signature(function).parameters
     own = [each for name, each in wanted.items() if name not in _LOADED]
@@ -122,14 +143,17 @@ def _with_flags(function: Callable[..., None], path: str) -> Callable[..., None]
         each.name: each.annotation for each in own if is_dataclass(each.annotation)
     }
 
-    def call(**given: Any) -> None:
+    def call(*, context: Any, **given: Any) -> None:
+        # The flags that stand before the command.
+        given |= {name: context.find_root().params.get(name) for name in SERVER_FLAGS}
         values: dict[str, Any] = {
             name: group(**{each.name: given.pop(each.name) for each in fields(group)})
             for name, group in groups.items()
         }
         values |= {each.name: given.pop(each.name) for each in own if each.name not in groups}
         if _LOADED & wanted.keys():
-            values |= {name: each for name, each in _load(given).items() if name in wanted}
+            loaded = _load(given, path, remote=remote)
+            values |= {name: each for name, each in loaded.items() if name in wanted}
         function(**values)
 
     parameters = [
@@ -143,6 +167,7 @@ def _with_flags(function: Callable[..., None], path: str) -> Callable[..., None]
     ]
     parameters += [each.replace(kind=each.KEYWORD_ONLY) for each in own if each.name not in groups]
     last = [parameters.pop()] if "as_json" in wanted else []
+    last.append(_parameter("context", typer.Context, inspect.Parameter.empty))
     call.__signature__ = inspect.Signature([*parameters, *_list_flags(path), *last])  # type: ignore[attr-defined]
     call.__annotations__ = {}
     return call
@@ -184,11 +209,12 @@ def _flag_type(annotation: Any) -> type:
     return found
 
 
-def _load(flags: dict[str, Any]) -> dict[str, Any]:
+def _load(flags: dict[str, Any], path: str, *, remote: bool) -> dict[str, Any]:
     """Return the settings from flags, environment and settings file, in this order of precedence.
 
-    A flag with the value None was not given. Print a warning if --database-url holds a password,
-    because other users of the machine can read the arguments of a process.
+    `path` is the command; `choose_authority` says which authority it works on. A flag with the
+    value None was not given. Print a warning if --database-url holds a password, because other
+    users of the machine can read the arguments of a process.
     """
     from birthmark_sma.config import NewSecret, load_new_secret, load_settings
 
@@ -203,8 +229,13 @@ def _load(flags: dict[str, Any]) -> dict[str, Any]:
             )
         flags |= asdict(PUBLISHED_SIZES)
     warn_of_password("--database-url", flags.get("database_url") or "")
+    settings = load_settings(flags, os.environ, prototype=prototype, sandbox=sandbox)
+    settings = choose_authority(settings, flags, path, remote=remote)
+    if settings.server is not None and flags["server"] is None:
+        # A password in the URL is refused later, and must not be printed before.
+        print_stderr(f"Server: {settings.server.rpartition('@')[2]} (SMA_SERVER)")
     return {
-        "settings": load_settings(flags, os.environ, prototype=prototype, sandbox=sandbox),
+        "settings": settings,
         "sandbox": sandbox,
         "new_secret": load_new_secret(new, os.environ) if new else None,
     }

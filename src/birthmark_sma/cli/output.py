@@ -11,9 +11,12 @@ import sys
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
 
 Progressed = Callable[[int, int | None], None]
 """Callback of a progress bar: takes the number done and the total, or None if it is unknown."""
@@ -43,6 +46,11 @@ def print_json(value: Any) -> None:
     from birthmark_sma.authority.representations.json_text import as_json_text
 
     typer.echo(as_json_text(value, indent=2))
+
+
+def print_object(value: "BaseModel") -> None:
+    """Print an object of the administration API to stdout as JSON, without members it has not."""
+    print_json(value.model_dump(exclude_unset=True))
 
 
 def confirm(what: str, question: str, advice: str, *, yes: bool) -> None:

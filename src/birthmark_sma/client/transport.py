@@ -233,11 +233,11 @@ def batch_url(url: str, *, plaintext: bool) -> str:
     )
 
 
-def check_authority_url(url: str, *, plaintext: bool, risk: str) -> str:
+def check_authority_url(url: str, *, plaintext: bool | None, risk: str) -> str:
     """Return `url` if it is usable as a URL of the authority, else raise ConfigurationError.
 
     Without TLS, an attacker on the network could do what `risk` describes, and read the access key.
-    `plaintext` allows http:// all the same.
+    `plaintext` allows http:// all the same; None means that the caller has no such option.
     """
     check_url(url, server="The authority", risk=risk, plaintext=plaintext)
     parts = urlsplit(url)

@@ -42,7 +42,7 @@ from birthmark_sma.protocol.key_table import (
 )
 
 # A settings file with one of these must not be readable by other users.
-SECRET_FIELDS = {"ca_password", "database_url", "rate_store"}
+SECRET_FIELDS = {"ca_password", "database_url", "rate_store", "server_key"}
 _PROCESSES = "1 with SQLite, else one a core, if memory and PostgreSQL's connections allow"
 
 # The commands that have a flag for a setting, as they are typed after `sma`.
@@ -105,6 +105,19 @@ class Settings(BaseModel):
     ] = None
     """The passphrase. It encrypts the root's key. Without a KEK file or command, it also yields the
     key-encryption key (KEK), which wraps all other secrets."""
+    server: Annotated[str | None, Setting()] = None
+    """The URL of a running server, such as https://sma.example.org. The commands that administer an
+    authority then work over its API, in place of a database. Before the command: --server."""
+    server_key: Annotated[SecretStr | None, Setting()] = None
+    """The access key for SMA_SERVER. Its role must allow what the command does."""
+    server_key_file: Annotated[Path | None, Setting()] = None
+    """A file with the access key for SMA_SERVER, in place of SMA_SERVER_KEY. Only its owner may be
+    able to read it. Before the command: --server-key-file."""
+    server_ca_file: Annotated[
+        Path | None, Setting(default="the certificate authorities of this system")
+    ] = None
+    """The CAs (PEM) that SMA_SERVER's TLS certificate comes from. Before the command:
+    --server-ca-file."""
     port: Annotated[int, _between(0, 65535), Setting(_SERVE)] = 8000
     """The port to listen on; 0 takes a free one."""
     data_dir: Annotated[Path, Setting(_DATABASE)] = Path("sma-data")

@@ -62,6 +62,7 @@ from birthmark_sma.errors.operation import (
     PoolFullError,
     PreconditionFailedError,
     RateLimitedError,
+    RefusedByServerError,
     ShuttingDownError,
 )
 from birthmark_sma.errors.pki import (
@@ -190,6 +191,7 @@ __all__ = [
     "RateLimitedError",
     "RateRefusedError",
     "ReEnrolmentRefusedError",
+    "RefusedByServerError",
     "RenewalOrderError",
     "RenewalOutdatedError",
     "RenewalRefusedError",

@@ -1,6 +1,7 @@
 """Errors of backups, batches and load."""
 
 from birthmark_sma.errors.authority import AuthorityError, ConflictError
+from birthmark_sma.errors.base import BirthmarkError
 
 
 class BackupError(AuthorityError):
@@ -66,6 +67,21 @@ class RateLimitedError(AuthorityError):
         super().__init__(message)
         self.retry_after = retry_after
         self.policy = policy
+
+
+class RefusedByServerError(AuthorityError):
+    """A server refuses an administrative request, or cannot fulfil it.
+
+    The message is the server's own. `status` is the HTTP status. `same_as` is the class of the same
+    error on a database, or None if there is no such class.
+    """
+
+    def __init__(
+        self, message: str, *, status: int, same_as: type[BirthmarkError] | None = None
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.same_as = same_as
 
 
 class ShuttingDownError(AuthorityError):

@@ -39,6 +39,7 @@ def test_nothing_is_flagged(place: Place) -> None:
     assert json.loads(checked.stdout) == {
         "total": 0,
         "flags": [],
+        "next_cursor": None,
         "newly_flagged": 0,
         "newly_suspended": 0,
         "spared": 0,

@@ -20,6 +20,7 @@ import typer
 from cryptography import x509
 
 from birthmark_sma import __version__
+from birthmark_sma.cli.administration.choice import SERVER_FLAGS
 from birthmark_sma.cli.main import app
 from birthmark_sma.config import SECRET_FIELDS, Settings
 from tests.integration.cli.conftest import Place, assert_refused
@@ -166,7 +167,7 @@ def test_a_device_is_re_enrolled(place: Place, tmp_path: Path) -> None:
     assert "x may be provisioned once more" in allowed.stdout
     assert "re-enrolment" in place.sma("devices", "show", "x").stdout
     withdrawn = place.sma("devices", "re-enrol", "x", "--cancel")
-    assert withdrawn.stdout == "x can no longer be re-enrolled.\n"
+    assert withdrawn.stdout == "x has no permission to be re-enrolled.\n"
     assert "Nothing was changed" in place.sma("devices", "re-enrol", "x", "--cancel").stdout
     assert_refused(place.sma(*again), 5, "already provisioned")
 
@@ -514,9 +515,12 @@ def test_a_family_has_the_limits_of_the_api(
 
 
 def test_every_setting_that_serve_reads_is_a_flag(founded_place: Place) -> None:
-    """A flag of the same name for each setting but the secret ones, of which one has a flag."""
+    """A flag of the same name for each setting but the secret ones, of which one has a flag.
+
+    Those of a server to work on have theirs before the command.
+    """
     told = founded_place.sma("serve", "--help").stdout
-    without = SECRET_FIELDS - {"database_url"}
+    without = (SECRET_FIELDS - {"database_url"}) | {*SERVER_FLAGS}
     wanted = {f"--{name.replace('_', '-')}" for name in {*Settings.model_fields} - without}
     assert wanted <= set(re.findall(r"--[a-z-]+", told))
 

@@ -23,6 +23,7 @@ _A_PIECE = 1_000  # subjects of an export that one transaction reads
 _ACTS_OF_A_PIECE = 100  # fewer, because each may have subjects
 _LATEST = 1_000  # acts in which that of a request is looked for
 
+_DEVICE = ActKind.DEVICE_SUSPEND.subject_kind
 _CERTIFICATE = "certificate_serial"  # the fact that names a device, beside the subject
 
 _acts = administrative_acts.c
@@ -169,7 +170,7 @@ def read_piece(
             for e in subjects
         ]
         if place.nameless:
-            rows = [_without_serials(each) for each in rows]
+            rows = [leave_out_serials(each) for each in rows]
         is_last = len(subjects) < _A_PIECE
         after = "" if is_last else str(subjects[-1].name)
         following = place._replace(act_id=None if is_last else place.act_id, after=after)
@@ -177,8 +178,8 @@ def read_piece(
     acts = search(connection, wanted, limit=_ACTS_OF_A_PIECE, before=place.before)
     rows = []
     for each in acts:
-        is_nameless = not serials and each.subject_kind == "device"
-        rows.append(_without_serials(asdict(each)) if is_nameless else asdict(each))
+        is_nameless = not serials and names_devices(each.subject_kind)
+        rows.append(leave_out_serials(asdict(each)) if is_nameless else asdict(each))
         if each.subjects > 1:
             return rows, Place(each.id, each.id, nameless=is_nameless)
     return rows, Place(acts[-1].id) if len(acts) == _ACTS_OF_A_PIECE else None
@@ -204,7 +205,12 @@ def _conditions(wanted: ActFilter) -> list[ColumnElement[bool]]:
     return conditions
 
 
-def _without_serials(row: dict[str, Any]) -> dict[str, Any]:
+def names_devices(subject_kind: str) -> bool:
+    """Return True if the subjects of an act are devices."""
+    return subject_kind == _DEVICE
+
+
+def leave_out_serials(row: dict[str, Any]) -> dict[str, Any]:
     """Return a row of an export, whose subject is a device, without what names the device."""
     facts = {name: row[name] for name in ("before", "after") if row[name] is not None}
     nameless = {

@@ -6,10 +6,11 @@ only while no validation is under way (docs/adr/0012): so no token of a device p
 suspension, revocation or retirement, in any process.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from hashlib import sha256
+from typing import NoReturn
 
 from sqlalchemy import ColumnElement, Connection, select, update
 
@@ -95,19 +96,30 @@ class ActResult:
 
     def check(self, change: StatusChange) -> None:
         """Raise UnknownDeviceError or DeviceStatusError if the act was prevented."""
-        if not self.is_prevented:
-            return
-        if self.unknown:
-            some = ", ".join(self.unknown[:_NAMED])
-            more = _more(self.unknown)
-            are = "is" if len(self.unknown) == 1 else "are"
-            raise UnknownDeviceError(f"No device {some}{more} {are} registered. Nothing changed.")
-        told = [f"{each.device_serial} is {each.status.value}" for each in self.refused[:_NAMED]]
-        who = "it" if len(told) == 1 else "they"
-        raise DeviceStatusError(
-            f"{', '.join(told)}{_more(self.refused)}, so {who} cannot become"
-            f" {change.act.status.value}. Nothing changed."
+        if self.is_prevented:
+            refused = ((each.device_serial, each.status.value) for each in self.refused)
+            refuse(change, refused, self.unknown)
+
+
+def refuse(
+    change: StatusChange, refused: Iterable[tuple[str, str]], unknown: Sequence[str]
+) -> NoReturn:
+    """Raise UnknownDeviceError or DeviceStatusError for an act that was prevented.
+
+    `refused` has the serials and the statuses of the devices that cannot change.
+    """
+    if unknown:
+        some = ", ".join(unknown[:_NAMED])
+        are = "is" if len(unknown) == 1 else "are"
+        raise UnknownDeviceError(
+            f"No device {some}{_more(unknown)} {are} registered. Nothing changed."
         )
+    found = [f"{serial} is {status}" for serial, status in refused]
+    who = "it" if len(found) == 1 else "they"
+    raise DeviceStatusError(
+        f"{', '.join(found[:_NAMED])}{_more(found)}, so {who} cannot become"
+        f" {change.act.status.value}. Nothing changed."
+    )
 
 
 def _more(listed: Sequence[object]) -> str:

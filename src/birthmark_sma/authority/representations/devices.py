@@ -71,7 +71,7 @@ def act_as_json(
 ) -> dict[str, Any]:
     """Return what an act on devices did, or would do if it is not done.
 
-    Each list has up to `most` serials; `counts` is always complete.
+    Each list has up to `most` serials; the numbers and `counts` are always complete.
     """
     return {
         "act": change.act.value,
@@ -82,7 +82,11 @@ def act_as_json(
         "changed": [each.device_serial for each in result.changed[:most]],
         "unchanged": [each.device_serial for each in result.unchanged[:most]],
         "refused": [each.device_serial for each in result.refused[:most]],
+        "refused_statuses": [each.status.value for each in result.refused[:most]],
         "unknown": result.unknown[:most],
+        "changed_devices": len(result.changed),
+        "unchanged_devices": len(result.unchanged),
+        "refused_devices": len(result.refused),
         "counts": [
             {"device_family": family, "status": status, "devices": number}
             for (family, status), number in count_changed(result)

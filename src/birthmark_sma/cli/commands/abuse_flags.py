@@ -7,27 +7,28 @@
 from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
-from typer import Argument, Option
+from typer import Argument, BadParameter, Option
 
 from birthmark_sma.cli.actor import find_actor
-from birthmark_sma.cli.opening import existing_database
+from birthmark_sma.cli.opening import administration, existing_database
 from birthmark_sma.cli.options import Json
 from birthmark_sma.cli.output import (
     pause,
     print_json,
     print_line,
+    print_object,
     print_stderr,
     print_table,
     waiting,
 )
 from birthmark_sma.counts import counted
-from birthmark_sma.errors import ConfigurationError
+from birthmark_sma.errors import BirthmarkError, ConfigurationError
 
 if TYPE_CHECKING:
     from birthmark_sma.authority.background.abuse_detection import AbuseScan
-    from birthmark_sma.authority.devices.abuse_flags import ShownFlag
     from birthmark_sma.config import Settings
     from birthmark_sma.storage.engine import Database
+    from birthmark_sma.web.api.administration.responses import FlagItem
 
 
 def flagged(
@@ -47,23 +48,27 @@ def flagged(
     A picture counts if a caller with an access key submitted its token for the first time and the
     verdict was PASS.
     """
-    from birthmark_sma.authority.devices.abuse_flags import list_flags
-
-    with existing_database(settings) as database:
-        checked = _check(database, settings) if check else None
-        with database.read() as connection:
-            total, found = list_flags(connection, shadow=shadow, reviewed=all_, limit=limit)
+    checked = None
+    if check:
+        if settings.server is not None:
+            raise BadParameter(
+                "--check needs the database: run it where DATABASE_URL is set, without a server."
+            )
+        with existing_database(settings) as database:
+            checked = _check(database, settings)
+    with administration(settings) as authority:
+        page = authority.list_flags(shadow=shadow, reviewed=all_, limit=limit)
     if as_json:
-        print_json(_as_json(total, found, checked))
+        print_json(page.model_dump() | _scan_as_json(checked))
         return
     if checked is not None:
         print_stderr(_describe_scan(checked))
-    if not found:
+    if not page.flags:
         print_line("No device is flagged.")
         return
-    _print_flags(found)
-    if total > len(found):
-        print_line(f"\n{total:,} in all. To see more: --limit {min(total, 10_000)}")
+    _print_flags(page.flags)
+    if page.total > len(page.flags):
+        print_line(f"\n{page.total:,} in all. To see more: --limit {min(page.total, 10_000)}")
 
 
 def reviewed(
@@ -78,22 +83,18 @@ def reviewed(
 
     The device is not flagged again today. Its status does not change.
     """
-    from birthmark_sma.authority.background.abuse_detection import review_flags
-    from birthmark_sma.authority.devices.store import find_devices_named
-
-    with existing_database(settings) as database:
-        number = review_flags(
-            database, device_serial, find_actor(), None if day is None else day.date()
-        )
-        with database.read() as connection:
-            found = find_devices_named(connection, device_serial)
+    with administration(settings) as authority:
+        done = authority.review_flags(device_serial, None if day is None else day.date())
+        try:
+            status = authority.find_device(done.device_serial).status
+        except BirthmarkError:
+            status = None  # it is no longer registered; the flags are reviewed all the same
     if as_json:
-        serial = found[0].device_serial if len(found) == 1 else device_serial
-        print_json({"device_serial": serial, "reviewed": number})
+        print_object(done)
         return
-    print_line(f"{counted(number, 'flag')} of {device_serial} marked as reviewed.")
-    if found and found[0].status.value == "suspended":
-        serial = found[0].device_serial
+    serial = done.device_serial
+    print_line(f"{counted(done.reviewed, 'flag')} of {serial} marked as reviewed.")
+    if status == "suspended":
         print_line(f"The device is still suspended. To end that: sma devices reinstate '{serial}'")
 
 
@@ -120,7 +121,7 @@ def _describe_scan(checked: "AbuseScan") -> str:
     return text
 
 
-def _print_flags(found: "list[ShownFlag]") -> None:
+def _print_flags(found: "list[FlagItem]") -> None:
     columns = [
         "DEVICE",
         "FAMILY",
@@ -132,22 +133,20 @@ def _print_flags(found: "list[ShownFlag]") -> None:
         "STATUS NOW",
     ]
     rows = []
-    for shown in found:
-        flag = shown.flag
-        pictures, threshold = f"{flag.pictures:,}", f"{flag.threshold:,}"
-        usual = f"{flag.usual:,.1f} in {flag.days_compared:2} d"
-        state = flag.mode.value + (", reviewed" if flag.reviewed_at else "")
-        about = [flag.device_serial, shown.device_family or "-", f"{flag.day}"]
-        rows.append([*about, pictures, usual, threshold, state, shown.status or "unknown"])
+    for each in found:
+        pictures, threshold = f"{each.pictures:,}", f"{each.threshold:,}"
+        usual = f"{each.usual:,.1f} in {each.days_compared:2} d"
+        state = each.mode + (", reviewed" if each.reviewed_at else "")
+        about = [each.device_serial, each.device_family or "-", f"{each.day}"]
+        rows.append([*about, pictures, usual, threshold, state, each.status or "unknown"])
     print_table(columns, rows, numbers={"PICTURES", "USUAL", "THRESHOLD"})
 
 
-def _as_json(total: int, found: "list[ShownFlag]", checked: "AbuseScan | None") -> dict[str, Any]:
-    from birthmark_sma.authority.representations.devices import flag_as_json
-
-    value: dict[str, Any] = {"total": total, "flags": [flag_as_json(each) for each in found]}
-    if checked is not None:
-        value["newly_flagged"] = checked.flagged
-        value["newly_suspended"] = checked.suspended
-        value["spared"] = checked.spared
-    return value
+def _scan_as_json(checked: "AbuseScan | None") -> dict[str, Any]:
+    if checked is None:
+        return {}
+    return {
+        "newly_flagged": checked.flagged,
+        "newly_suspended": checked.suspended,
+        "spared": checked.spared,
+    }

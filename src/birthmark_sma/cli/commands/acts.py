@@ -4,7 +4,7 @@ The search is in `authority/acts/search.py`.
 """
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,12 +13,12 @@ from typer import Argument, Option
 
 from birthmark_sma.cli.commands.device_acts import parse_time
 from birthmark_sma.cli.commands.keys import one_of
-from birthmark_sma.cli.opening import existing_database
+from birthmark_sma.cli.opening import administration
 from birthmark_sma.cli.options import Json, command
 from birthmark_sma.cli.output import (
     print_fields,
-    print_json,
     print_line,
+    print_object,
     print_stderr,
     print_table,
 )
@@ -27,8 +27,9 @@ from birthmark_sma.counts import counted
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from birthmark_sma.authority.acts.search import ActFilter, RecordedAct
+    from birthmark_sma.authority.acts.search import ActFilter
     from birthmark_sma.config import Settings
+    from birthmark_sma.web.api.administration.responses import ActItem
 
 app = typer.Typer(
     no_args_is_help=True, help="Show who changed the authority, when, and from what to what."
@@ -76,7 +77,7 @@ class ActOptions:
         )
 
 
-@command(app, "acts list")
+@command(app, "acts list", remote=True)
 def list_(
     settings: "Settings",
     options: ActOptions,
@@ -88,19 +89,13 @@ def list_(
     as_json: Json = False,
 ) -> None:
     """List acts, the newest first."""
-    from birthmark_sma.authority.acts.search import search
-
     wanted = options.filter()
-    with existing_database(settings) as database, database.read() as connection:
-        # One more than a page, to know whether there is a next page.
-        found = search(connection, wanted, limit=limit + 1, before=before)
-    shown = found[:limit]
-    following = shown[-1].id if len(found) > limit else None
+    with administration(settings) as authority:
+        page = authority.list_acts(wanted, limit=limit, before=before)
     if as_json:
-        cursor = None if following is None else str(following)
-        print_json({"acts": [asdict(each) for each in shown], "next_cursor": cursor})
+        print_object(page)
         return
-    if not shown:
+    if not page.acts:
         print_line("There is no such act.")
         return
     rows = [
@@ -113,29 +108,26 @@ def list_(
             each.actor,
             each.source,
         ]
-        for each in shown
+        for each in page.acts
     ]
     columns = ["ID", "TIME (UTC)", "ACT", "SUBJECT", "REASON", "ACTOR", "SOURCE"]
     print_table(columns, rows, numbers={"ID"})
-    if following is not None:
-        print_line(f"\nFor the next page: --before {following}")
+    if page.next_cursor is not None:
+        print_line(f"\nFor the next page: --before {page.next_cursor}")
 
 
-@command(app, "acts show")
+@command(app, "acts show", remote=True)
 def show(settings: "Settings", act_id: ActId, as_json: Json = False) -> None:
     """Show one act: who did it, why, and its subjects before and after.
 
     Up to 20 subjects are printed, and all of them with --json.
     """
-    from birthmark_sma.authority.acts.search import find, list_subjects
-
-    with existing_database(settings) as database, database.read() as connection:
-        act = find(connection, act_id)
-        limit = act.subjects if as_json else _SHOWN
-        subjects = list_subjects(connection, act_id, limit=limit)
+    with administration(settings) as authority:
+        act = authority.find_act(act_id, subjects=None if as_json else _SHOWN)
     if as_json:
-        print_json(asdict(act) | {"listed": [asdict(each) for each in subjects]})
+        print_object(act)
         return
+    subjects = act.listed
     fields = [
         ("act", act.act),
         ("time", f"{act.acted_at:%Y-%m-%d %H:%M:%S.%f} UTC"),
@@ -157,7 +149,7 @@ def show(settings: "Settings", act_id: ActId, as_json: Json = False) -> None:
         print_line(f"\n{act.subjects - len(subjects):,} more. To see all: --json")
 
 
-@command(app, "acts export")
+@command(app, "acts export", remote=True)
 def export(
     settings: "Settings",
     options: ActOptions,
@@ -173,13 +165,12 @@ def export(
 
     Each act is a line. If it has several subjects, a line for each of them follows, with `act_id`.
     """
-    from birthmark_sma.authority.acts import search
     from birthmark_sma.authority.representations.json_text import as_json_text
     from birthmark_sma.runtime.secret_files import new_private_file
 
     wanted = options.filter()
-    with existing_database(settings) as database:
-        rows = search.export(database, wanted, serials=not without_serials)
+    with administration(settings) as authority:
+        rows = authority.export_acts(wanted, serials=not without_serials)
         lines = (f"{as_json_text(each)}\n" for each in rows)
         if output is None:
             for line in lines:
@@ -193,10 +184,11 @@ def export(
     print_stderr(f"{counted(number, 'line')} written to {output}.")
 
 
-def describe_subjects(act: "RecordedAct") -> str:
+def describe_subjects(act: "ActItem") -> str:
     """Return the name of the subject, or how many there are."""
     if act.subject is not None:
-        return act.subject if act.subject_name is None else f"{act.subject} ({act.subject_name})"
+        name = (act.after or {}).get("name")
+        return act.subject if name is None else f"{act.subject} ({name})"
     kind = act.subject_kind.replace("-", " ")
     return counted(act.subjects, kind) if act.subjects > 1 else "-"
 

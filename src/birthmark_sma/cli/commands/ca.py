@@ -12,9 +12,9 @@ from typer import Option
 
 from birthmark_sma.cli.actor import find_actor
 from birthmark_sma.cli.descriptions import common_name
-from birthmark_sma.cli.opening import existing_database
+from birthmark_sma.cli.opening import administration, existing_database
 from birthmark_sma.cli.options import Json, command
-from birthmark_sma.cli.output import print_fields, print_json, print_line, print_table
+from birthmark_sma.cli.output import print_fields, print_json, print_line, print_object, print_table
 from birthmark_sma.runtime.secret_files import make_private_directory, write_private_file
 
 if TYPE_CHECKING:
@@ -42,37 +42,32 @@ def show(settings: "Settings", as_json: Json = False) -> None:
         )
 
 
-@command(app, "ca list")
+@command(app, "ca list", remote=True)
 def list_all(settings: "Settings", as_json: Json = False) -> None:
     """List all CA certificates: state, issuer, end, and the number of devices under each.
 
     The active intermediate signs new device certificates. A retiring one signs none and still
     publishes its revocation list.
     """
-    from birthmark_sma.authority.ca import store as ca_store
-    from birthmark_sma.authority.ca.issuers import OpenCa
-    from birthmark_sma.authority.representations.certificates import ca_as_json
+    from cryptography import x509
 
-    with existing_database(settings) as database, database.read() as connection:
-        cas = [OpenCa(each, each.load()) for each in ca_store.list_cas(connection)]
-        devices = ca_store.count_devices_under(connection)
-        now = database.clock.now()
+    with administration(settings) as authority:
+        found = authority.list_issuers()
     if as_json:
-        listed = [ca_as_json(ca, devices, now) for ca in cas]
-        print_json({"issuers": listed, "next_cursor": None})
+        print_object(found)
         return
     print_table(
         ("name", "state", "signed by", "ends", "devices", "common name"),
         [
             (
                 ca.name,
-                ca.state_at(now).value,
-                ca.stored.issuer,
-                f"{ca.certificate.not_valid_after_utc:%Y-%m-%d}",
-                f"{devices.get(ca.name, 0):,}" if ca.stored.role == "intermediate" else "",
-                common_name(ca.certificate),
+                ca.state,
+                ca.signed_by,
+                f"{ca.not_after:%Y-%m-%d}",
+                f"{ca.devices:,}" if ca.role == "intermediate" else "",
+                common_name(x509.load_pem_x509_certificate(ca.certificate.encode())),
             )
-            for ca in cas
+            for ca in found.issuers
         ],
         numbers={"devices"},
     )

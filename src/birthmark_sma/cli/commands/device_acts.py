@@ -18,16 +18,17 @@ import typer
 from typer import Argument, Option
 
 from birthmark_sma.cli.actor import find_actor
-from birthmark_sma.cli.opening import existing_database
+from birthmark_sma.cli.opening import administration
 from birthmark_sma.cli.options import Json
-from birthmark_sma.cli.output import confirm, print_json, print_line, print_table, waiting
+from birthmark_sma.cli.output import confirm, print_line, print_object, print_table, waiting
 from birthmark_sma.counts import counted
 from birthmark_sma.protocol.key_table import MAX_WIRE_INTEGER
 
 if TYPE_CHECKING:
-    from birthmark_sma.authority.devices.revocation import ActResult, DeviceCriteria
+    from birthmark_sma.authority.devices.revocation import DeviceCriteria
     from birthmark_sma.authority.devices.states import StatusChange
     from birthmark_sma.config import Settings
+    from birthmark_sma.web.api.administration.responses import DeviceActResponse
 
 _SHOWN = 10  # serials that a preview lists
 _MOST_LINE_BYTES = 1_000  # a serial has up to 64 characters
@@ -169,20 +170,19 @@ def parse_time(text: str | None, option: str) -> datetime | None:
 def _act(
     settings: "Settings", options: ActOptions, change: "StatusChange", *, as_json: bool
 ) -> None:
-    from birthmark_sma.authority.devices.revocation import change_devices
-
     wanted = options.wanted()
-    with existing_database(settings) as database:
+    named = isinstance(wanted, Sequence)
+    with administration(settings) as authority:
         if options.dry_run or _has_to_ask(options, wanted, change):
-            preview = change_devices(database, wanted, change, dry_run=True)
+            preview = authority.change_devices(wanted, change, dry_run=True)
             if options.dry_run:
-                _report(preview, change, done=False, as_json=as_json)
+                _report(preview, change, named=named, as_json=as_json)
                 return
-            if preview.changed and not preview.is_prevented:
+            if preview.changed_devices and not _is_prevented(preview, named=named):
                 _ask(preview, change)
         with waiting("Changing the register"):
-            result = change_devices(database, wanted, change)
-    _report(result, change, done=not result.is_prevented, as_json=as_json)
+            result = authority.change_devices(wanted, change)
+    _report(result, change, named=named, as_json=as_json)
 
 
 def _has_to_ask(
@@ -201,70 +201,76 @@ def _has_to_ask(
     return sys.stdin.isatty() and (change.act.is_final or not is_one)
 
 
-def _ask(preview: "ActResult", change: "StatusChange") -> None:
+def _ask(preview: "DeviceActResponse", change: "StatusChange") -> None:
     verb = change.act.value
-    families = Counter(each.device_family for each in preview.changed)
+    families: Counter[str] = Counter()
+    for each in preview.counts:
+        families[each.device_family] += each.devices
     some = ", ".join(f"{name}: {number:,}" for name, number in families.most_common(3))
     others = ", ..." if len(families) > 3 else ""
     for_ever = ", and cannot be undone" if change.act.is_final else ""
     confirm(
-        f"This {verb}s {counted(len(preview.changed), 'device')} ({some}{others}){for_ever}.",
+        f"This {verb}s {counted(preview.changed_devices, 'device')} ({some}{others}){for_ever}.",
         f"{verb.capitalize()}?",
         "Add --yes, or try --dry-run first.",
         yes=False,
     )
 
 
-def _report(result: "ActResult", change: "StatusChange", *, done: bool, as_json: bool) -> None:
+def _is_prevented(result: "DeviceActResponse", *, named: bool) -> bool:
+    return named and bool(result.unknown or result.refused)
+
+
+def _report(
+    result: "DeviceActResponse", change: "StatusChange", *, named: bool, as_json: bool
+) -> None:
     """Print what an act did or would do. Raise its error if the devices prevent it.
 
     JSON is printed before the error as well, because it lists all devices that prevent the act.
     """
+    from birthmark_sma.authority.devices.revocation import refuse
+
     if as_json:
-        from birthmark_sma.authority.representations.devices import act_as_json
-
-        print_json(act_as_json(result, change, done=done))
-    result.check(change)
+        print_object(result)
+    if _is_prevented(result, named=named):
+        refuse(change, zip(result.refused, result.refused_statuses, strict=True), result.unknown)
     if not as_json:
-        (_print_done if done else _print_preview)(result, change)
+        (_print_done if result.done else _print_preview)(result, change)
 
 
-def _print_preview(result: "ActResult", change: "StatusChange") -> None:
+def _print_preview(result: "DeviceActResponse", change: "StatusChange") -> None:
     if result.changed:
-        from birthmark_sma.authority.representations.devices import count_changed
-
-        counts = count_changed(result)
-        rows = [[family, status, f"{number:,}"] for (family, status), number in counts]
+        rows = [[each.device_family, each.status, f"{each.devices:,}"] for each in result.counts]
         print_table(["FAMILY", "STATUS", "DEVICES"], rows, numbers=["DEVICES"])
-        some = [each.device_serial for each in result.changed[:_SHOWN]]
-        more = len(result.changed) - len(some)
+        some = result.changed[:_SHOWN]
+        more = result.changed_devices - len(some)
         print_line(f"\n{', '.join(some)}" + (f" and {more:,} more" if more else ""))
-    number = counted(len(result.changed), "device")
+    number = counted(result.changed_devices, "device")
     print_line(f"{number} would become {change.act.status.value}.{_others(result, change)}")
 
 
-def _print_done(result: "ActResult", change: "StatusChange") -> None:
+def _print_done(result: "DeviceActResponse", change: "StatusChange") -> None:
     status = change.act.status.value
     if len(result.changed) == 1:
-        serial = result.changed[0].device_serial
+        [serial] = result.changed
         undo = f" To undo: sma devices reinstate '{serial}'" if status == "suspended" else ""
         print_line(f"{serial} is {status}.{_others(result, change)}{undo}")
     elif result.changed:
-        print_line(f"{len(result.changed):,} devices are {status}.{_others(result, change)}")
+        print_line(f"{result.changed_devices:,} devices are {status}.{_others(result, change)}")
     elif result.unchanged or result.refused:
         print_line(f"Nothing changed.{_others(result, change)}")
     else:
         print_line("Nothing changed: no device meets these criteria.")
 
 
-def _others(result: "ActResult", change: "StatusChange") -> str:
+def _others(result: "DeviceActResponse", change: "StatusChange") -> str:
     parts = []
     if result.unchanged:
-        were = "was" if len(result.unchanged) == 1 else "were"
-        parts.append(f" {len(result.unchanged):,} {were} {change.act.status.value} before.")
+        were = "was" if result.unchanged_devices == 1 else "were"
+        parts.append(f" {result.unchanged_devices:,} {were} {change.act.status.value} before.")
     if result.refused:
-        statuses = " or ".join(sorted({each.status.value for each in result.refused}))
-        parts.append(f" {len(result.refused):,} cannot change: {statuses}.")
+        statuses = " or ".join(sorted(set(result.refused_statuses)))
+        parts.append(f" {result.refused_devices:,} cannot change: {statuses}.")
     return "".join(parts)
 
 

@@ -13,19 +13,24 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import typer
 from typer import Argument, Option
 
-from birthmark_sma.cli.actor import find_actor
 from birthmark_sma.cli.durations import parse_duration
-from birthmark_sma.cli.opening import existing_database
+from birthmark_sma.cli.opening import administration
 from birthmark_sma.cli.options import Json, command
-from birthmark_sma.cli.output import print_fields, print_json, print_line, print_stderr, print_table
+from birthmark_sma.cli.output import (
+    print_fields,
+    print_line,
+    print_object,
+    print_stderr,
+    print_table,
+)
 from birthmark_sma.counts import counted
 
 if TYPE_CHECKING:
     from cryptography.x509 import Certificate
 
-    from birthmark_sma.authority.access.keys import IssuedKey, KeyTerms
-    from birthmark_sma.authority.access.store import AccessKey
+    from birthmark_sma.authority.access.keys import KeyTerms
     from birthmark_sma.config import Settings
+    from birthmark_sma.web.api.administration.responses import AccessKeyResponse, IssuedKeyResponse
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -117,7 +122,7 @@ class KeyOptions:
         )
 
 
-@command(app, "keys create")
+@command(app, "keys create", remote=True)
 def create(
     settings: "Settings",
     name: Annotated[str, Argument(help="The name of the key's holder, such as newsroom-1.")],
@@ -132,15 +137,19 @@ def create(
     A batch of phones:       sma keys create friday --scope provision --family Android --uses 500
     Prometheus:              sma keys create prometheus --scope monitor
     """
-    from birthmark_sma.authority.access.keys import create_key
+    from birthmark_sma.cli.administration.interface import NewKey
 
-    terms = options.terms(name)
-    with existing_database(settings) as database:
-        issued = create_key(database, terms, find_actor())
+    new = NewKey(
+        options.terms(name),
+        _given(options.client_cert, _pem),
+        _given(options.client_issuer, _pem),
+    )
+    with administration(settings) as authority:
+        issued = authority.create_key(new)
     _print_issued(issued, as_json=as_json)
 
 
-@command(app, "keys list")
+@command(app, "keys list", remote=True)
 def list_(
     settings: "Settings",
     everything: Annotated[
@@ -149,45 +158,37 @@ def list_(
     as_json: Json = False,
 ) -> None:
     """List access keys. Secrets cannot be shown, because they are not stored."""
-    from birthmark_sma.authority.access import store as access_key_store
-    from birthmark_sma.authority.representations.access_keys import access_key_as_json
-
-    with existing_database(settings) as database, database.read() as connection:
-        now = database.clock.now()
-        every = access_key_store.all_keys(connection)
-    found = [key for key in every if everything or key.is_good(now)]
+    with administration(settings) as authority:
+        page = authority.list_keys(everything=everything)
+        has_others = not (page.keys or everything) and bool(
+            authority.list_keys(everything=True).keys
+        )
     if as_json:
-        listed = [access_key_as_json(key, now) for key in found]
-        print_json({"keys": listed, "next_cursor": None})
-    elif found:
+        print_object(page)
+    elif page.keys:
         rows = []
-        for key in found:
+        for key in page.keys:
             used = f"{key.last_used_at:%Y-%m-%d %H:%M}" if key.last_used_at else "never"
             limits = "; ".join(_limits(key)) or "none"
-            rows.append([key.name, key.key_id, key.scope.value, key.state_at(now), limits, used])
+            rows.append([key.name, key.id, key.scope, key.state, limits, used])
         print_table(["NAME", "ID", "SCOPE", "STATE", "LIMITS", "LAST USED (UTC)"], rows)
     else:
-        print_line("No access key is valid." if every else "There are no access keys.")
+        print_line("No access key is valid." if has_others else "There are no access keys.")
         print_line("To create one, type: sma keys create NAME --scope validate")
 
 
-@command(app, "keys revoke")
+@command(app, "keys revoke", remote=True)
 def revoke(settings: "Settings", key: NameOrId, as_json: Json = False) -> None:
     """Revoke an access key for ever."""
-    from birthmark_sma.authority.access.keys import revoke_key
-    from birthmark_sma.authority.representations.access_keys import revoked_key_as_json
-
-    with existing_database(settings) as database:
-        revoked = revoke_key(database, key, find_actor())
+    with administration(settings) as authority:
+        revoked = authority.revoke_key(key)
     if as_json:
-        print_json(revoked_key_as_json(revoked))
+        print_object(revoked)
     else:
-        print_line(
-            f"{revoked.name} ({revoked.key_id}) is revoked, on every server within a second."
-        )
+        print_line(f"{revoked.name} ({revoked.id}) is revoked, on every server within a second.")
 
 
-@command(app, "keys rotate")
+@command(app, "keys rotate", remote=True)
 def rotate(
     settings: "Settings",
     key: NameOrId,
@@ -197,44 +198,39 @@ def rotate(
     as_json: Json = False,
 ) -> None:
     """Create a new secret for an access key. It is shown only once."""
-    from birthmark_sma.authority.access.keys import rotate_key
-
     longer = parse_duration(grace, "--grace", may_be_zero=True)
-    with existing_database(settings) as database:
-        issued = rotate_key(database, key, longer, find_actor())
+    with administration(settings) as authority:
+        issued = authority.rotate_key(key, longer)
     _print_issued(issued, as_json=as_json)
     if not as_json:
         until = f"valid until {datetime.now(UTC) + longer:%Y-%m-%d %H:%M} UTC"
         print_line(f"The old secret is {until if longer else 'no longer valid'}.")
 
 
-def _print_issued(issued: "IssuedKey", *, as_json: bool) -> None:
-    from birthmark_sma.authority.representations.access_keys import issued_key_as_json
-
-    key = issued.key
+def _print_issued(issued: "IssuedKeyResponse", *, as_json: bool) -> None:
     if as_json:
-        print_json(issued_key_as_json(issued, datetime.now(UTC)))
+        print_object(issued)
         return
     fields = [
-        ("name", key.name),
-        ("id", key.key_id),
-        ("scope", key.scope.value),
-        ("limits", "\n".join(_limits(key)) or "none"),
+        ("name", issued.name),
+        ("id", issued.id),
+        ("scope", issued.scope),
+        ("limits", "\n".join(_limits(issued)) or "none"),
     ]
-    if issued.secret is not None:
-        fields.append(("key", typer.style(issued.secret, fg=typer.colors.CYAN, bold=True)))
+    if issued.key is not None:
+        fields.append(("key", typer.style(issued.key, fg=typer.colors.CYAN, bold=True)))
     print_fields(fields)
-    if issued.secret is not None:
+    if issued.key is not None:
         # To stderr, so that stdout has only the fields. The whole secret is printed only once.
         print_stderr(
             "\nCopy the key now. It is not stored, and will not be shown again. Callers send it as"
         )
-        print_stderr(f"  Authorization: Bearer {issued.secret[:15]}...")
+        print_stderr(f"  Authorization: Bearer {issued.key[:15]}...")
 
 
-def _limits(key: "AccessKey") -> list[str]:
+def _limits(key: "AccessKeyResponse") -> list[str]:
     """Return the restrictions of a key, a few words each."""
-    fingerprint, rate = key.certificate_fingerprint, key.rate_limit
+    fingerprint, rate = key.certificate_sha256, key.rate_limit
     found = (
         key.expires_at and f"until {key.expires_at:%Y-%m-%d %H:%M} UTC",
         key.device_family and f"family {key.device_family}",
@@ -243,7 +239,7 @@ def _limits(key: "AccessKey") -> list[str]:
         key.may_re_enrol and "may re-enrol devices",
         key.disclosure and f"discloses {key.disclosure}",
         "no rate limit" if rate == "none" else rate,
-        fingerprint and f"certificate {fingerprint.hex()[:16]}...",
+        fingerprint and f"certificate {fingerprint[:16]}...",
         key.certificate_issuer and f"certificates of {key.certificate_issuer}",
     )
     return [each for each in found if each]
@@ -296,6 +292,12 @@ def _fingerprint(path: Path) -> bytes:
     from cryptography.hazmat.primitives.hashes import SHA256
 
     return _certificate(path).fingerprint(SHA256())
+
+
+def _pem(path: Path) -> str:
+    from cryptography.hazmat.primitives.serialization import Encoding
+
+    return _certificate(path).public_bytes(Encoding.PEM).decode()
 
 
 def _certificate(path: Path) -> "Certificate":

@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 
 from typer import Argument, Option
 
-from birthmark_sma.cli.actor import find_actor
 from birthmark_sma.cli.durations import parse_duration
-from birthmark_sma.cli.opening import existing_database
+from birthmark_sma.cli.opening import administration
 from birthmark_sma.cli.options import Json
-from birthmark_sma.cli.output import print_json, print_line
+from birthmark_sma.cli.output import print_line, print_object
 
 if TYPE_CHECKING:
     from birthmark_sma.config import Settings
@@ -36,24 +35,19 @@ def re_enrol(
     The old certificate is revoked as superseded, and the old NUC hash fails, at that moment and not
     before.
     """
-    from birthmark_sma.authority.devices import re_enrolments
-    from birthmark_sma.authority.representations.devices import permission_as_json
-
     if cancel:
-        with existing_database(settings) as database:
-            known, was_allowed = re_enrolments.cancel(database, device_serial, find_actor())
+        with administration(settings) as authority:
+            withdrawn = authority.forbid_re_enrolment(device_serial)
         if as_json:
-            print_json({"device_serial": known, "allowed_until": None})
-        elif was_allowed:
-            print_line(f"{known} can no longer be re-enrolled.")
+            print_object(withdrawn)
         else:
-            print_line(f"{known} had no permission to be re-enrolled. Nothing was changed.")
+            print_line(f"{withdrawn.device_serial} has no permission to be re-enrolled.")
         return
     period = parse_duration(for_, "--for", longest=_LONGEST)
-    with existing_database(settings) as database:
-        permission = re_enrolments.allow(database, device_serial, period, find_actor())
+    with administration(settings) as authority:
+        permission = authority.allow_re_enrolment(device_serial, period)
     if as_json:
-        print_json(permission_as_json(permission))
+        print_object(permission)
         return
     print_line(
         f"{permission.device_serial} may be provisioned once more, until"

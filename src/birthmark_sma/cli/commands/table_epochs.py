@@ -5,7 +5,6 @@ shows a key.
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,13 +12,14 @@ from typer import Argument, BadParameter, Option
 
 from birthmark_sma.cli.actor import find_actor
 from birthmark_sma.cli.durations import parse_duration
-from birthmark_sma.cli.opening import existing_database
+from birthmark_sma.cli.opening import administration, existing_database
 from birthmark_sma.cli.options import Json
 from birthmark_sma.cli.output import (
     confirm,
     print_fields,
     print_json,
     print_line,
+    print_object,
     print_table,
     waiting,
 )
@@ -98,24 +98,12 @@ def list_(
     as_json: Json = False,
 ) -> None:
     """List key tables with their epochs, and how long the earlier keys are accepted."""
-    from birthmark_sma.authority.key_tables.epochs import list_states
-
-    with existing_database(settings) as database, database.read() as connection:
-        states = list_states(connection)
-    overlaps = [each for each in states if each.accepted_until is not None]
-    matching = [each for each in (overlaps if open_ else states) if each.table_id > after]
-    shown = matching[:limit]
+    with administration(settings) as authority:
+        page = authority.list_tables(only_open=open_, limit=limit, after=after)
     if as_json:
-        print_json(
-            {
-                "total": len(states),
-                "open_overlaps": len(overlaps),
-                "tables": [asdict(each) for each in shown],
-                "next_cursor": str(shown[-1].table_id) if len(matching) > limit else None,
-            }
-        )
+        print_object(page)
         return
-    if not shown:
+    if not page.tables:
         print_line("No overlap is open." if open_ else "There are no more tables.")
         return
     rows = [
@@ -125,16 +113,13 @@ def list_(
             _moment(each.rotated_at),
             _moment(each.accepted_until),
         ]
-        for each in shown
+        for each in page.tables
     ]
     columns = ["TABLE", "EPOCH", "ROTATED (UTC)", "EARLIER KEY ACCEPTED UNTIL (UTC)"]
     print_table(columns, rows, numbers=columns[:2])
-    print_line(f"\n{counted(len(overlaps), 'overlap is', 'overlaps are')} open.")
-    if len(matching) > limit:
-        print_line(
-            f"{counted(len(matching) - limit, 'more table')}. For the next page:"
-            f" --after {shown[-1].table_id}"
-        )
+    print_line(f"\n{counted(page.open_overlaps, 'overlap is', 'overlaps are')} open.")
+    if page.next_cursor is not None:
+        print_line(f"There are more. For the next page: --after {page.next_cursor}")
 
 
 def stragglers(

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True, help="Create, show and rotate the key tables.")
 
 command(app, "tables rotate")(table_epochs.rotate)
-command(app, "tables list")(table_epochs.list_)
+command(app, "tables list", remote=True)(table_epochs.list_)
 command(app, "tables stragglers")(table_epochs.stragglers)
 command(app, "tables end")(table_epochs.end)
 command(app, "tables exposure")(table_epochs.exposure)

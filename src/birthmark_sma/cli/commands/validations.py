@@ -14,18 +14,17 @@ import typer
 from typer import Argument, Option
 
 from birthmark_sma.cli.durations import parse_duration
-from birthmark_sma.cli.opening import existing_database
+from birthmark_sma.cli.opening import administration
 from birthmark_sma.cli.options import Json, command
-from birthmark_sma.cli.output import print_fields, print_json, print_line, print_table, waiting
+from birthmark_sma.cli.output import print_fields, print_line, print_object, print_table, waiting
 from birthmark_sma.counts import counted
 from birthmark_sma.protocol.key_table import MAX_WIRE_INTEGER
 from birthmark_sma.protocol.replay import Repeat
 from birthmark_sma.protocol.verdict import Reason, Verdict
 
 if TYPE_CHECKING:
-    from birthmark_sma.authority.validation.audit_search import AuditEntry
-    from birthmark_sma.authority.validation.validation_details import ValidationDetails
     from birthmark_sma.config import Settings
+    from birthmark_sma.web.api.administration.responses import ValidationDetails, ValidationItem
 
 app = typer.Typer(
     no_args_is_help=True, help="Search the audit log, and tell why a camera token failed."
@@ -35,7 +34,7 @@ _DIGEST_HEX = 32
 _HOW_TO_GIVE_TIMES = "a time such as 2026-11-30T09:00 (UTC), or how long ago: 90m, 12h, 7d"
 
 
-@command(app, "validations list")
+@command(app, "validations list", remote=True)
 def list_(
     settings: "Settings",
     result: Annotated[Verdict | None, Option(help="The verdict.")] = None,
@@ -68,22 +67,18 @@ def list_(
     as_json: Json = False,
 ) -> None:
     """List validated camera tokens, the newest first. Several criteria are combined."""
-    from birthmark_sma.authority.devices.revocation import find_serial
-    from birthmark_sma.authority.representations.validations import page_as_json
-    from birthmark_sma.authority.validation.audit_search import AuditFilter, search_whole
+    from birthmark_sma.authority.validation.audit_search import AuditFilter
 
     digests = _digests_of(token_digest, camera_token)
     place = _parse_place(before)
-    with existing_database(settings) as database, waiting("Searching"):
-        now = database.clock.now()
-        with database.read() as connection:
-            serial = None if device is None else find_serial(connection, device)
+    with administration(settings) as authority, waiting("Searching"):
+        now = authority.now()
         for digest in digests:
             wanted = AuditFilter(
                 result=result,
                 reason=reason,
                 repeat=repeat,
-                device_serial=serial,
+                device_serial=device,
                 table_id=table,
                 caller=caller,
                 since=_parse_time(since, "--since", now),
@@ -91,25 +86,25 @@ def list_(
                 request_id=request_id,
                 token_digest=digest,
             )
-            page = search_whole(database, wanted, limit=limit, before=place)
-            if page.rows:
+            page = authority.list_validations(wanted, limit=limit, before=place)
+            if page.validations:
                 break
     if as_json:
-        print_json(page_as_json(page))
+        print_object(page)
         return
-    if not page.rows:
+    if not page.validations:
         print_line("No validation is like that.")
         return
     print_table(
         ["TIME (UTC)", "RESULT", "REASON", "DEVICE", "TABLE", "KEY", "CALLER", "REQUEST ID"],
-        [_row(each) for each in page.rows],
+        [_row(each) for each in page.validations],
         numbers={"TABLE", "KEY"},
     )
-    if page.older is not None:
-        print_line(f"\nFor the next page: --before '{page.older}'")
+    if page.next_cursor is not None:
+        print_line(f"\nFor the next page: --before '{page.next_cursor}'")
 
 
-@command(app, "validations show")
+@command(app, "validations show", remote=True)
 def show(
     settings: "Settings",
     request_id: Annotated[
@@ -122,48 +117,41 @@ def show(
     Several requests may have one id, if a caller sent it more than once. The exit code is 5 if
     nothing is found.
     """
-    from birthmark_sma.authority.representations.validations import details_as_json
-    from birthmark_sma.authority.validation.validation_details import find_request, name_callers
-
-    with existing_database(settings) as database, waiting("Searching"):
-        found = find_request(database, request_id)
-        with database.read() as connection:
-            names = name_callers(connection, found)
+    with administration(settings) as authority, waiting("Searching"):
+        answer = authority.find_validations(request_id)
     if as_json:
-        listed = [details_as_json(each) for each in found]
-        print_json({"request_id": request_id, "validations": listed})
-    elif len(found) == 1:
-        _print_one(found[0], names)
+        print_object(answer)
+    elif len(answer.validations) == 1:
+        _print_one(answer.validations[0], answer.callers)
     else:
-        _print_many(found, names)
+        _print_many(answer.validations, answer.callers)
 
 
 def _print_one(found: "ValidationDetails", names: dict[str, str]) -> None:
-    entry, story = found.entry, found.story
-    waited = "-" if entry.waited_us is None else f"{entry.waited_us / 1_000:,.1f} ms"
+    waited = "-" if found.waited_us is None else f"{found.waited_us / 1_000:,.1f} ms"
     fields = [
-        ("result", _coloured(entry.validation_result)),
-        ("reason", f"{entry.reason}\n{found.reason.meaning}"),
-        ("what to do", found.reason.advice),
-        ("validated at", f"{entry.validated_at:%Y-%m-%d %H:%M:%S.%f} UTC"),
+        ("result", _coloured(found.validation_result)),
+        ("reason", f"{found.reason}\n{found.meaning}"),
+        ("what to do", found.advice),
+        ("validated at", f"{found.validated_at:%Y-%m-%d %H:%M:%S.%f} UTC"),
         ("judged after", waited),
-        ("request id", entry.request_id or "-"),
-        ("device", entry.device_serial or "-"),
-        ("key table", str(entry.table_id)),
-        ("key index", str(entry.key_index)),
-        ("token digest", "-" if entry.token_digest is None else entry.token_digest.hex()),
-        ("caller", _caller(entry, names)),
-        ("repeat", "no" if found.repeat is None else f"{entry.repeat}\n{found.repeat.meaning}"),
+        ("request id", found.request_id or "-"),
+        ("device", found.device_serial or "-"),
+        ("key table", str(found.table_id)),
+        ("key index", str(found.key_index)),
+        ("token digest", found.token_digest or "-"),
+        ("caller", _caller(found, names)),
+        ("repeat", "no" if found.repeat is None else f"{found.repeat}\n{found.repeat_meaning}"),
     ]
-    if entry.batch_position is not None:
-        fields.append(("position", f"element {entry.batch_position} of a batch, from 0"))
-    if story is not None:
-        first = _identity_with_name(story.first_caller, names)
-        fields.append(("first seen", f"{story.first_seen_at:%Y-%m-%d %H:%M:%S.%f} UTC, {first}"))
+    if found.batch_position is not None:
+        fields.append(("position", f"element {found.batch_position} of a batch, from 0"))
+    if found.first_seen_at is not None:
+        first = _identity_with_name(found.first_caller or "-", names)
+        fields.append(("first seen", f"{found.first_seen_at:%Y-%m-%d %H:%M:%S.%f} UTC, {first}"))
         again = [
             f"{counted(each.times, 'time')}, last {each.last_seen_at:%Y-%m-%d %H:%M:%S.%f} UTC,"
             f" {_identity_with_name(each.caller, names)}"
-            for each in story.resubmissions
+            for each in found.seen_again
         ]
         if again:
             fields.append(("seen again", "\n".join(again)))
@@ -173,26 +161,26 @@ def _print_one(found: "ValidationDetails", names: dict[str, str]) -> None:
 def _print_many(found: "Sequence[ValidationDetails]", names: dict[str, str]) -> None:
     rows = []
     for each in found:
-        entry = each.entry
-        position = "-" if entry.batch_position is None else str(entry.batch_position)
-        digest = "-" if entry.token_digest is None else entry.token_digest.hex()
-        rows.append([position, *_row(entry)[:-2], entry.repeat or "-", digest])
+        position = "-" if each.batch_position is None else str(each.batch_position)
+        rows.append([position, *_row(each)[:-2], each.repeat or "-", each.token_digest or "-"])
     columns = ["POSITION", "TIME (UTC)", "RESULT", "REASON", "DEVICE", "TABLE", "KEY"]
     numbers = {"POSITION", "TABLE", "KEY"}
     print_table([*columns, "REPEAT", "TOKEN DIGEST"], rows, numbers=numbers)
     print_line()
-    callers = sorted({_caller(each.entry, names) for each in found})
+    callers = sorted({_caller(each, names) for each in found})
     fields = [("caller", "\n".join(callers))]
-    explained = {each.entry.reason: each.reason for each in found}
-    fields += [(name, f"{each.meaning}\n{each.advice}") for name, each in explained.items()]
-    repeats = {each.entry.repeat: each.repeat for each in found}
-    fields += [
-        (str(name), f"{each.meaning}\n{each.advice}") for name, each in repeats.items() if each
-    ]
+    fields += {
+        each.reason: (each.reason, f"{each.meaning}\n{each.advice}") for each in found
+    }.values()
+    fields += {
+        each.repeat: (each.repeat, f"{each.repeat_meaning}\n{each.repeat_advice}")
+        for each in found
+        if each.repeat is not None
+    }.values()
     print_fields(fields)
 
 
-def _row(entry: "AuditEntry") -> list[str]:
+def _row(entry: "ValidationItem") -> list[str]:
     return [
         f"{entry.validated_at:%Y-%m-%d %H:%M:%S.%f}"[:-3],
         entry.validation_result,
@@ -205,7 +193,7 @@ def _row(entry: "AuditEntry") -> list[str]:
     ]
 
 
-def _caller(entry: "AuditEntry", names: dict[str, str]) -> str:
+def _caller(entry: "ValidationItem", names: dict[str, str]) -> str:
     address = entry.request_ip or "this machine"
     if entry.caller is None:
         return f"{address}, without an access key"

@@ -124,7 +124,10 @@ async def act_in_bulk(request: ApiRequest) -> Response:
         return await answer(
             request,
             lambda connection: _shown(
-                act_on_devices(connection, wanted, change, dry_run=True), change, done=False
+                act_on_devices(connection, wanted, change, dry_run=True),
+                change,
+                wanted,
+                done=False,
             ),
         )
     return await perform(request, asked, lambda transaction, _: _do(transaction, wanted, change))
@@ -148,11 +151,15 @@ def _do(
 ) -> dict[str, Any]:
     result = act_on_devices(transaction, wanted, change)
     result.check(change)
-    return _shown(result, change, done=True)
+    return _shown(result, change, wanted, done=True)
 
 
-def _shown(result: ActResult, change: StatusChange, *, done: bool) -> dict[str, Any]:
-    return act_as_json(result, change, done=done, most=MOST_ITEMS)
+def _shown(
+    result: ActResult, change: StatusChange, wanted: list[str] | DeviceCriteria, *, done: bool
+) -> dict[str, Any]:
+    # The response to named devices is not larger than the request.
+    most = MOST_ITEMS if isinstance(wanted, DeviceCriteria) else None
+    return act_as_json(result, change, done=done, most=most)
 
 
 def _check_unchanged(request: ApiRequest, transaction: Connection, name: str) -> None:

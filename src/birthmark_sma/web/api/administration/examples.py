@@ -35,7 +35,11 @@ SUSPENDED: dict[str, Any] = {
     "changed": ["camera-0001"],
     "unchanged": [],
     "refused": [],
+    "refused_statuses": [],
     "unknown": [],
+    "changed_devices": 1,
+    "unchanged_devices": 0,
+    "refused_devices": 0,
     "counts": [{"device_family": "Android", "status": "active", "devices": 1}],
 }
 PERMISSION = {
@@ -109,11 +113,14 @@ REQUEST = {
         | {
             "meaning": "The device is suspended.",
             "advice": "Reinstate it if the suspension has no reason any more.",
+            "repeat_meaning": None,
+            "repeat_advice": None,
             "first_seen_at": _TIME,
             "first_caller": "key:ijk3l2mn4o",
             "seen_again": [],
         }
     ],
+    "callers": {"key:ijk3l2mn4o": "newsroom-1"},
 }
 _TABLE: dict[str, Any] = {
     "table_id": 42,

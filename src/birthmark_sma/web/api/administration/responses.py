@@ -89,10 +89,14 @@ class DeviceActResponse(WireResponse):
     reason: str | None
     compromised_since: datetime | None
     actor: str
-    changed: Annotated[list[str], Field(description="Up to 1,000 serials; `counts` is complete")]
+    changed: Annotated[list[str], Field(description="Of an act by criteria: up to 1,000 serials")]
     unchanged: Annotated[list[str], Field(description="They had the status before")]
     refused: Annotated[list[str], Field(description="Their status does not allow the act")]
+    refused_statuses: Annotated[list[str], Field(description="In the order of `refused`")]
     unknown: list[str]
+    changed_devices: Annotated[int, Field(description="The number of all that changed")]
+    unchanged_devices: int
+    refused_devices: int
     counts: list[CountOfDevices]
 
 
@@ -223,6 +227,8 @@ class ValidationDetails(ValidationItem):
 
     meaning: str
     advice: str
+    repeat_meaning: str | None
+    repeat_advice: str | None
     first_seen_at: datetime | None
     first_caller: str | None
     seen_again: list[Resubmission]
@@ -233,6 +239,9 @@ class RequestResponse(WireResponse):
 
     request_id: str
     validations: list[ValidationDetails]
+    callers: Annotated[
+        dict[str, str], Field(description="The names of the access keys: `key:` and the id, name")
+    ]
 
 
 class KeyTableItem(WireResponse):

@@ -12,7 +12,7 @@ from birthmark_sma.authority.acts import search as act_search
 from birthmark_sma.authority.acts.actor import ActKind, Source
 from birthmark_sma.authority.acts.search import ActFilter
 from birthmark_sma.authority.devices.revocation import find_serial
-from birthmark_sma.authority.representations.validations import details_as_json, page_as_json
+from birthmark_sma.authority.representations.validations import page_as_json, request_as_json
 from birthmark_sma.authority.validation import audit_search, validation_details
 from birthmark_sma.authority.validation.audit_search import AuditFilter, Cursor
 from birthmark_sma.protocol.replay import Repeat
@@ -100,8 +100,9 @@ async def show_request(request: ApiRequest) -> Response:
 
     def read() -> Response:
         found = validation_details.find_request(database, request_id)
-        listed = [details_as_json(each) for each in found]
-        return respond({"request_id": request_id, "validations": listed})
+        with database.read() as connection:
+            names = validation_details.name_callers(connection, found)
+        return respond(request_as_json(request_id, found, names))
 
     return await run_with_timeout(request.server.slow, read, _WHOLE_SECONDS)
 
