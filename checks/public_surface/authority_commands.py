@@ -13,6 +13,7 @@ from typing import Any
 
 import typer
 
+from birthmark_sma.authority.access.store import KeyScope
 from checks.public_surface import places
 from checks.public_surface.text import find_shape
 
@@ -24,7 +25,7 @@ TOKEN = {
 }
 """A well-formed camera token that no device made."""
 
-_SCOPES = ("provision", "validate", "admin")
+_SCOPES = tuple(each.value for each in KeyScope)
 _SERIAL = "CAMERA-1"
 _FOLDER = ["--data-dir", "data"]
 _KEK = ["--kek-file", "key"]

@@ -74,11 +74,6 @@ REMEDIES: dict[str, tuple[str, str, str]] = {
     ),
     "unknown-act": ("404", "no act has this id", "Take the id from the list of acts."),
     "unknown-device": ("404", "no device has this serial", "Compare the serial."),
-    "unknown-access-key": (
-        "404",
-        "no access key has this id or name, or it was revoked",
-        "Take the id from the list of keys.",
-    ),
     "unknown-flag": (
         "404",
         "the device has no flag that waits for review",

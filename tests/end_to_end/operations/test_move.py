@@ -2,22 +2,24 @@
 
 import json
 import random
+import secrets
 import signal
-import sqlite3
 import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import httpx2
 import pytest
 
+from birthmark_sma.authority.validation.records import AuditRow
 from birthmark_sma.protocol.camera_token import CameraToken
-from tests.support.busy_authority import SQLITE_COUNTERS
+from tests.support.audit_rows import AuditWriter
 from tests.support.cameras.camera import (
     PROVISION,
     VALIDATE,
@@ -29,12 +31,14 @@ from tests.support.cameras.camera import (
 )
 from tests.support.cameras.renewal import RenewingDevice
 from tests.support.databases.postgres import Postgres
+from tests.support.days import current_time
 from tests.support.programs.commands import Background, sma
 from tests.support.programs.running import Running, query, start, wait_until
 from tests.support.programs.server import Server, server_environ
 
 FLEET = 1_000
 HISTORY = 60_000
+A_BATCH = 1_000
 BATCH = f"{VALIDATE}/batch"
 REVOKED, SUSPENDED, RE_ENROLLED = "cam-0001", "cam-0002", "cam-0003"
 SMALL = {"SMA_TABLES": "50", "SMA_CA_KEY_TYPE": "ec-p256"}
@@ -97,29 +101,20 @@ def expected(cameras: dict[str, Camera]) -> dict[str, str]:
 
 def add_history(running: Running) -> None:
     """Add two weeks of forgeries, which a server would take minutes to refuse."""
-    file = running.database_url.removeprefix("sqlite:///")
-    with closing(sqlite3.connect(file, isolation_level=None)) as connection:
-        connection.execute("BEGIN")
-        connection.execute(_FORGERIES, (HISTORY, 14 * 86_400 // HISTORY))
-        for table in _COUNTERS:
-            connection.execute(f"DELETE FROM {table}")
-        for statement in SQLITE_COUNTERS.split(";"):
-            connection.execute(statement)
-        connection.execute("COMMIT")
+    writer, step = AuditWriter(), timedelta(days=14) / (HISTORY // A_BATCH)
+    with running.database() as database:
+        for ago in range(HISTORY // A_BATCH, 0, -1):
+            at = current_time() - ago * step
+            with database.write() as transaction:
+                writer.write(transaction, [forgery(at, number) for number in range(A_BATCH)])
 
 
-_COUNTERS = (
-    *("validation_counters", "repeat_counters", "running_totals"),
-    *("device_activity", "busiest_devices"),
-)
-_FORGERIES = """
-INSERT INTO validation_history (encrypted_nuc_hash, table_id, key_index, validation_result, reason,
-    validated_at, request_ip)
-WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < ?)
-SELECT randomblob(48), i % 50, i % 1000, 'FAIL', 'not_opened',
-    strftime('%Y-%m-%d %H:%M:%f', 'now', '-' || (i * ?) || ' seconds') || '000+00:00', '192.0.2.10'
-FROM n
-"""
+def forgery(at: datetime, number: int) -> AuditRow:
+    """Return the audit row of a token that opens under no key."""
+    return AuditRow(
+        *(secrets.token_bytes(48), number % 50, number % 1_000, "FAIL", "not_opened"),
+        *(None, at, "192.0.2.10"),
+    )
 
 
 @pytest.fixture
@@ -149,6 +144,8 @@ def test_a_fleet_moves(running: Running, own_postgres: Postgres, tmp_path: Path)
         rows = {each["table"]: each["rows"] for each in proved["tables"]}
         counted = "SELECT count(*) FROM validation_history"
         assert [(rows["validation_history"],)] == query(running.database_url, counted)
+        assert proved["chains_verified"] > HISTORY // A_BATCH
+        assert proved["trail_findings"] == 0
 
     old = sma("serve", "--port", "0", environ=running.environ, cwd=tmp_path)
     assert old.returncode == 3

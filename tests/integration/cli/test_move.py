@@ -2,6 +2,8 @@
 
 import json
 import signal
+import sqlite3
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 
@@ -79,6 +81,16 @@ def test_as_json(small: Place, postgres_url: str) -> None:
     rows = {each["table"]: each["rows"] for each in told["proof"]["tables"]}
     assert (rows["registered_devices"], rows["key_tables"]) == (1, 6)
     assert told["proof"]["rows"] == sum(rows.values()) == told["rows_copied"]
+    assert (told["proof"]["chains_verified"], told["proof"]["trail_findings"]) == (1, 0)
+
+
+def test_a_trail_that_was_changed_moves_with_a_warning(small: Place, postgres_url: str) -> None:
+    """The move does not hide it, and does not depend on it."""
+    with closing(sqlite3.connect(small.data_dir / "sma.db", isolation_level=None)) as connection:
+        connection.execute("UPDATE administrative_acts SET actor = 'nobody' WHERE id = 1")
+    moved = small.sma("move", "--to", postgres_url)
+    assert moved.returncode == 0
+    assert "before the move: 1 finding. Type: sma audit verify" in moved.stderr
 
 
 @pytest.mark.parametrize(

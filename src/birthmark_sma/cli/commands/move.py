@@ -143,6 +143,8 @@ def _as_json(moved: "Moved") -> dict[str, Any]:
             "rows": proof.rows,
             "key_tables_opened": proof.key_tables,
             "devices_verified": proof.devices,
+            "chains_verified": proof.chains,
+            "trail_findings": proof.trail_findings,
             "tables": [
                 {"table": each.table, "rows": each.rows, "digest": each.digest}
                 for each in proof.tables
@@ -167,8 +169,14 @@ def _print_moved(old: "Settings", moved: "Moved") -> None:
                 ("compared", f"{counted(proof.rows, 'row')}, equal in both databases"),
                 ("opened", f"{counted(proof.key_tables, 'key table')}, and the CA's key"),
                 ("verified", f"{counted(proof.devices, 'device certificate')}, up to the root"),
+                ("", f"{counted(proof.chains, 'chain')} of the audit log and the acts"),
             ]
         )
+        if proof.trail_findings:
+            print_stderr(
+                f"WARNING: somebody changed the audit log or the acts before the move:"
+                f" {counted(proof.trail_findings, 'finding')}. Type: sma audit verify"
+            )
     print_line()
     for line in _next_steps(old, moved):
         print_line(line)

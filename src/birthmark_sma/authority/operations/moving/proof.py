@@ -10,6 +10,9 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection, Table, select
 
+from birthmark_sma.authority.audit_chain.database_reader import DatabaseReader
+from birthmark_sma.authority.audit_chain.keys import find_verifier
+from birthmark_sma.authority.audit_chain.verification import Verified, verify
 from birthmark_sma.authority.operations.backup import Bar
 from birthmark_sma.authority.operations.restore_proof import prove_usable
 from birthmark_sma.config import Settings
@@ -33,11 +36,17 @@ class TableProof:
 
 @dataclass(frozen=True, slots=True)
 class MoveProof:
-    """What was proved: tables, and the numbers of key tables and device certificates."""
+    """What was proved: tables, and the numbers of key tables and device certificates.
+
+    `trail_findings` is the number of faults in the audit log and the acts. As the tables are equal,
+    the old database has them, too.
+    """
 
     tables: tuple[TableProof, ...]
     key_tables: int
     devices: int
+    chains: int
+    trail_findings: int
 
     @property
     def rows(self) -> int:
@@ -46,14 +55,20 @@ class MoveProof:
 
 
 def prove_move(source: Connection, target: Database, settings: Settings, bar: Bar) -> MoveProof:
-    """Compare all tables, and open the secrets in the new database, whose settings are given.
+    """Compare all tables, open the secrets in the new database, and verify its trail.
+
+    `settings` are those of the new database.
 
     Raises MoveError if a table differs, BackupError if a certificate is wrong, and the errors of
     opening the secrets.
     """
     tables = tuple(_compare_tables(source, target, bar))
     usable = prove_usable(target, settings, bar)
-    return MoveProof(tables, usable.key_tables, usable.devices)
+    verified = Verified()
+    with target.read(LONG_SECONDS) as connection, bar("Verifying the trail", "steps"):
+        key = find_verifier(connection) or ""
+        findings = sum(1 for _ in verify(DatabaseReader(connection), key, (), verified))
+    return MoveProof(tables, usable.key_tables, usable.devices, verified.chains, findings)
 
 
 def _compare_tables(source: Connection, target: Database, bar: Bar) -> list[TableProof]:
