@@ -120,6 +120,11 @@ def test_every_operation_is_described(document: dict[str, Any]) -> None:
     assert VALIDATE == validate.PATH
 
 
+PROBLEMS = {
+    each.__name__: each for each in (ProblemDocument, UnknownAddressProblem, InvalidRequestProblem)
+}
+
+
 def test_every_problem_has_an_example_of_its_own_status(document: dict[str, Any]) -> None:
     for (_, path), operation in operations(document).items():
         for status, response in operation["responses"].items():
@@ -132,11 +137,8 @@ def test_every_problem_has_an_example_of_its_own_status(document: dict[str, Any]
             example = content["application/problem+json"]["example"]
             assert example["status"] == int(status)
             assert example["instance"] == path
-            problems: dict[str, type[BaseModel]] = {
-                "400": UnknownAddressProblem,
-                "422": InvalidRequestProblem,
-            }
-            problems.get(status, ProblemDocument).model_validate(example)
+            model = content["application/problem+json"]["schema"]["$ref"].rpartition("/")[2]
+            PROBLEMS[model].model_validate(example)
 
 
 RESPONSES: dict[tuple[str, str], type[BaseModel]] = {
