@@ -166,9 +166,9 @@ def test_a_device_is_re_enrolled(place: Place, tmp_path: Path) -> None:
     allowed = place.sma("devices", "re-enrol", "X", "--for", "12h")
     assert "x may be provisioned once more" in allowed.stdout
     assert "re-enrolment" in place.sma("devices", "show", "x").stdout
-    withdrawn = place.sma("devices", "re-enrol", "x", "--cancel")
-    assert withdrawn.stdout == "x has no permission to be re-enrolled.\n"
-    assert "Nothing was changed" in place.sma("devices", "re-enrol", "x", "--cancel").stdout
+    for _ in range(2):
+        withdrawn = place.sma("devices", "re-enrol", "x", "--cancel")
+        assert withdrawn.stdout == "x has no permission to be re-enrolled.\n"
     assert_refused(place.sma(*again), 5, "already provisioned")
 
     told = json.loads(place.sma("devices", "re-enrol", "x", "--json").stdout)
