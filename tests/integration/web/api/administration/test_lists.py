@@ -55,9 +55,7 @@ def test_a_command_prints_the_same_objects(server: Administered) -> None:
     used = {"last_used_at": None}  # written some seconds later
     keys, told = server.read("/keys", "admin"), printed(server, "keys", "list")
     assert [key | used for key in keys["keys"]] == [key | used for key in told["keys"]]
-    assert server.read("/flags") | {"next_cursor": None} == printed(
-        server, "devices", "flagged"
-    ) | {"next_cursor": None}
+    assert server.read("/flags") == printed(server, "devices", "flagged")
     assert server.read("/validations", request_id=request_id) == printed(
         server, "validations", "list", "--request-id", request_id
     )
@@ -69,9 +67,7 @@ def test_a_command_prints_the_same_objects(server: Administered) -> None:
     acts = server.read("/acts", limit=2)
     assert acts == printed(server, "acts", "list", "--limit", "2")
     newest = acts["acts"][0]["id"]
-    whole = server.read(f"/acts/{newest}")
-    assert whole.pop("next_cursor") is None
-    assert whole == printed(server, "acts", "show", str(newest))
+    assert server.read(f"/acts/{newest}") == printed(server, "acts", "show", str(newest))
     with server.running.client(headers=bearer(server.keys["monitor"])) as client:
         volatile = {"until", "since"}
         stats = client.get("/stats").json()
