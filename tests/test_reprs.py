@@ -38,6 +38,7 @@ _OPEN_THERE = {
     "IssuedKey.key", "_CachedKey.key", "TlsFiles.key", "Manifest.key_encryption_keys",
     "Setting.commands", "TargetOptions.validate_key_file", "RunOptions.validate_key_file",
     "RunOptions.enrolment_key_file", "RotationPlan.keeps_passphrase", "Renewal.new_key",
+    "Settings.server_key_file",
 }  # fmt: skip
 """Records of keys, which hide digests and wrapped secrets themselves; paths; commands; a choice."""
 

@@ -10,7 +10,10 @@ from checks.public_surface import places
 from checks.reference_pages.schema_tables import type_name
 
 GROUPS: dict[str, tuple[str, ...]] = {
-    "Access": ("access_keys", "dashboard_sessions", "administrative_acts", "act_subjects"),
+    "Access and acts": (
+        *("access_keys", "dashboard_sessions", "administrative_acts", "act_subjects"),
+        *("audit_batches", "audit_checkpoints", "audit_keys"),
+    ),
     "Authority and secrets": (
         *("authority", "key_encryption_keys", "ca_certificates", "key_tables"),
         *("earlier_table_keys", "key_table_figures", "key_table_counting"),

@@ -158,6 +158,8 @@ def go_back_a_schema(life: Life) -> None:
         *("request_id", "batch_position", "token_digest", "waited_us", "time_and_ip_commitment"),
     ):
         life.sql(f"ALTER TABLE validation_history DROP COLUMN {column}")
+    if life.database_url.startswith("postgresql"):
+        life.sql("DROP FUNCTION create_audit_partition")
     for table in ("audit_batches", "audit_checkpoints", "audit_keys"):
         life.sql(f"DROP TABLE {table}")
     for column in ("moving_to", "moving_since", "moved_at"):
