@@ -35,8 +35,8 @@ class ActFilter:
     """The acts to search for. None means no restriction.
 
     Acts are from `since` on, and before `until`. `subject` is the whole name of a device, access
-    key, table or CA, as it is registered; `subject_kind` says which of these. `request_id` is that of
-    the response to the request.
+    key, table or CA, as it is registered; `subject_kind` says which of these. `request_id` is that
+    of the response to the request.
     """
 
     act: ActKind | None = None
