@@ -74,6 +74,8 @@ class Route:
     traced: bool = True
     batch: bool = False
     """The endpoint takes one unit of the limit for each element of the body, once it knows them."""
+    names_devices: bool = False
+    """Its JSON has serials of devices: not for a key whose exports have none."""
     dashboard: bool = False
     """Browsers use it: it accepts sessions of the dashboard, and shows problems as pages."""
     navigation: str | None = None
@@ -93,14 +95,14 @@ _FILE = re.compile(rb"(?:[A-Za-z0-9_-][A-Za-z0-9._-]*/)*[A-Za-z0-9_-][A-Za-z0-9.
 _OCSP_REQUEST = re.compile(
     rb"(?:M|%4[Dd])(?:[A-Za-z0-9+/=]|%(?:2[BbFf]|3[0-9Dd]|[46][1-9A-Fa-f]|[57][0-9Aa]))*"
 )
-# The id of a certificate (RFC 9773): two texts in base64url. No key identifier is longer than
-# SHA-512's, and no serial number has more than 20 octets.
 # A segment that is decoded by the endpoint (RFC 3986, section 3.3). No control character is in it,
 # encoded or not (C0, DEL, and C1 as UTF-8), and each % begins an escape.
 _SEGMENT = (
     r"(?:[A-Za-z0-9._~!$&'()*+,;=:@-]"
     r"|(?!%[Cc]2%[89])%(?:[2-6][0-9A-Fa-f]|7[0-9A-Ea-e]|[89A-Fa-f][0-9A-Fa-f]))+"
 )
+# The id of a certificate (RFC 9773): two texts in base64url. No key identifier is longer than
+# SHA-512's, and no serial number has more than 20 octets.
 _CERTIFICATE_ID = re.compile(rb"[A-Za-z0-9_-]{1,86}\.[A-Za-z0-9_-]{1,28}")
 
 
@@ -126,6 +128,10 @@ def _documentation(path: str, navigation: str | None = None) -> Route:
 
 def _page(path: str, navigation: str | None = None) -> Route:
     return Route(path, READ, dashboard=True, navigation=navigation)
+
+
+def _naming_devices(path: str) -> Route:
+    return replace(_administration(path, READ), names_devices=True)
 
 
 def _administration(path: str, scopes: Scopes, methods: tuple[str, ...] = ("GET",)) -> Route:
@@ -175,8 +181,8 @@ SANDBOX = Route("/sandbox")
 _DOCUMENTATION_FILES = Route("/static-offline-docs", tail=_FILE, cacheable=True, dashboard=True)
 
 _OF_DEVICE = "/api/v1/devices/{serial}"
-DEVICES = _administration("/api/v1/devices", READ)
-DEVICE = _administration(_OF_DEVICE, READ)
+DEVICES = _naming_devices("/api/v1/devices")
+DEVICE = _naming_devices(_OF_DEVICE)
 DEVICES_BULK = _administration("/api/v1/devices/bulk", OPERATE, ("POST",))
 RE_ENROL = _administration(f"{_OF_DEVICE}/re-enrol", OPERATE, ("POST",))
 SUSPEND, REINSTATE, REVOKE, RETIRE = (
@@ -186,15 +192,15 @@ KEYS = _administration("/api/v1/keys", ADMIN, ("GET", "POST"))
 KEY = _administration("/api/v1/keys/{key}", ADMIN)
 ROTATE_KEY = _administration("/api/v1/keys/{key}/rotate", ADMIN, ("POST",))
 REVOKE_KEY = _administration("/api/v1/keys/{key}/revoke", ADMIN, ("POST",))
-FLAGS = _administration("/api/v1/flags", READ)
+FLAGS = _naming_devices("/api/v1/flags")
 REVIEW_FLAGS = _administration("/api/v1/flags/review", OPERATE, ("POST",))
-VALIDATIONS = _administration("/api/v1/validations", READ)
-VALIDATION = _administration("/api/v1/validations/{request_id}", READ)
+VALIDATIONS = _naming_devices("/api/v1/validations")
+VALIDATION = _naming_devices("/api/v1/validations/{request_id}")
 KEY_TABLES = _administration("/api/v1/tables", READ)
 KEY_TABLE = _administration("/api/v1/tables/{table_id}", READ)
 ISSUERS = _administration("/api/v1/issuers", ADMIN)
-ACTS = _administration("/api/v1/acts", READ)
-ACT = _administration("/api/v1/acts/{act_id}", READ)
+ACTS = _naming_devices("/api/v1/acts")
+ACT = _naming_devices("/api/v1/acts/{act_id}")
 STATISTICS = _administration("/api/v1/statistics", _MONITOR)
 
 UNKNOWN = Route("unknown")

@@ -35,12 +35,14 @@ class ActFilter:
     """The acts to search for. None means no restriction.
 
     Acts are from `since` on, and before `until`. `subject` is the whole name of a device, access
-    key, table or CA, as it is registered; `subject_kind` says which of these.
+    key, table or CA, as it is registered; `subject_kind` says which of these. `request_id` is that
+    of the response to the request.
     """
 
     act: ActKind | None = None
     actor: str | None = None
     source: Source | None = None
+    request_id: str | None = None
     subject: str | None = None
     subject_kind: str | None = None
     since: datetime | None = None
@@ -190,6 +192,7 @@ def _conditions(wanted: ActFilter) -> list[ColumnElement[bool]]:
         _acts.act: None if wanted.act is None else wanted.act.value,
         _acts.actor: wanted.actor,
         _acts.source: None if wanted.source is None else wanted.source.value,
+        _acts.request_id: wanted.request_id,
         _acts.subject_kind: wanted.subject_kind,
     }
     conditions = [column == value for column, value in equal.items() if value is not None]

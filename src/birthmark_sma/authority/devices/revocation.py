@@ -272,21 +272,22 @@ def _resolve(
     if isinstance(wanted, DeviceCriteria):
         query = select(_serial).where(*_conditions(connection, wanted))
         return sorted(connection.execute(query).scalars()), []
+    names = list(dict.fromkeys(wanted))
     exact: set[str] = set()
-    for some in _chunks(list(dict.fromkeys(wanted))):
+    for some in _chunks(names):
         exact.update(
             connection.execute(
                 select(_serial).where(is_any_of(connection, _serial, some))
             ).scalars()
         )
     serials, unknown = set(exact), []
-    for name in dict.fromkeys(wanted):
-        if name in exact:
-            continue
-        if device_store.find_devices_named(connection, name):
-            serials.add(find_named(connection, name).device_serial)
-        else:
-            unknown.append(name)
+    # In batches: a look-up for each name would hold SQLite's one writer for many seconds.
+    for some in _chunks([name for name in names if name not in exact]):
+        folded = device_store.find_serials_folded(connection, some)
+        serials.update(
+            each or find_named(connection, name).device_serial for name, each in folded.items()
+        )
+        unknown += [name for name in some if name not in folded]
     return sorted(serials), unknown
 
 

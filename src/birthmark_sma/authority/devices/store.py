@@ -298,6 +298,27 @@ def find_devices_named(connection: Connection, name: str) -> list[Device]:
     return [device_of(row) for row in rows]
 
 
+def find_serials_folded(connection: Connection, names: Sequence[str]) -> dict[str, str | None]:
+    """Return the serials of the devices whose folded serials these names have, by the names.
+
+    A serial is None if several devices have the name, and missing if no device has it. It is one
+    statement: pass up to 1,000 names.
+    """
+    folded = {name: fold(name) for name in names}
+    column, other = devices.c.serial_folded, devices.alias().c.serial_folded
+    suffixed = exists().where(
+        other > column + COLLISION_SEPARATOR,
+        other < column + chr(ord(COLLISION_SEPARATOR) + 1),
+    )
+    rows = connection.execute(
+        select(column, devices.c.device_serial, suffixed).where(
+            is_any_of(connection, column, sorted(set(folded.values())))
+        )
+    )
+    found = {each: None if several else serial for each, serial, several in rows}
+    return {name: found[each] for name, each in folded.items() if each in found}
+
+
 def list_devices(connection: Connection, *, limit: int, after: str | None = None) -> list[Device]:
     """Return up to `limit` devices after the serial `after`, in the order of their serials."""
     query = select(*COLUMNS).order_by(devices.c.device_serial).limit(limit)

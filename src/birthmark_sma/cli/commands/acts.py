@@ -52,6 +52,9 @@ class ActOptions:
     source: Annotated[
         str | None, Option(help="Only acts from command-line, api, dashboard or server.")
     ] = None
+    request_id: Annotated[
+        str | None, Option(help="Only acts of the request whose response had this X-Request-ID.")
+    ] = None
     subject: Annotated[
         str | None,
         Option(
@@ -71,6 +74,7 @@ class ActOptions:
             act=None if self.act is None else one_of(ActKind, self.act, "--act"),
             actor=self.actor,
             source=None if self.source is None else one_of(Source, self.source, "--source"),
+            request_id=self.request_id,
             subject=self.subject,
             since=parse_time(self.since, "--since"),
             until=parse_time(self.until, "--until"),

@@ -153,6 +153,7 @@ def test_filters(authority: Authority) -> None:
     assert find(database, act=ActKind.CA_ROTATE) == rotations
     assert find(database, source=Source.API) == rotations
     assert find(database, actor="olga") == rotations
+    assert find(database, request_id="req-1") == rotations
     assert find(database, subject="ca-1") == [rotations[1]]
     assert find(database, subject="ca-1", actor="an operator") == []
     assert find(database, since=create.acted_at) == [create]

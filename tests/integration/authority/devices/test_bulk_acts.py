@@ -6,7 +6,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from sqlalchemy import Connection
+from sqlalchemy import Connection, event, update
 
 from birthmark_sma.authority.authority import Authority
 from birthmark_sma.authority.ca import crl_store
@@ -20,6 +20,7 @@ from birthmark_sma.authority.devices.revocation import (
 )
 from birthmark_sma.authority.devices.states import StatusChange
 from birthmark_sma.authority.devices.store import Device
+from birthmark_sma.authority.devices.uniqueness import COLLISION_SEPARATOR
 from birthmark_sma.config import Settings
 from birthmark_sma.errors import (
     ConfigurationError,
@@ -29,6 +30,7 @@ from birthmark_sma.errors import (
 )
 from birthmark_sma.protocol.verdict import DeviceStatus
 from birthmark_sma.storage.engine import open_database
+from birthmark_sma.storage.schema.devices import registered_devices
 from tests.support.authorities import opened, rows_of
 from tests.support.devices.actors import ACTOR
 from tests.support.devices.acts import revoke_device, suspend_device
@@ -98,6 +100,33 @@ def test_many_devices_in_one_act(authority: Authority) -> None:
     assert before - second <= found.status_changed_at <= authority.database.clock.now() + second
     again = act(authority, serials, COMPROMISED)
     assert (again.changed, names(again.unchanged)) == ([], serials)
+
+
+def test_names_in_another_case_are_looked_up_together(authority: Authority) -> None:
+    """A look-up for each of 10,000 names took a minute, in which SQLite has no other writer."""
+    serials = register(authority, *map(device, range(1, 1_500)))
+    statements: list[str] = []
+    engine = authority.database.engine
+    event.listen(engine, "before_cursor_execute", lambda *given: statements.append(given[2]))
+    result = act(authority, [*map(str.swapcase, serials), "nobody"], SUSPEND, dry_run=True)
+    assert (names(result.changed), result.unknown) == (serials, ["nobody"])
+    assert len(statements) < 20
+
+
+def test_a_name_that_several_devices_have(authority: Authority) -> None:
+    """One of them is found by its exact serial alone, also among many."""
+    register(authority, replace(device(1), device_serial="cam-1"), device(2), device(3))
+    with authority.database.write() as transaction:
+        folded = f"cam-1{COLLISION_SEPARATOR}PROV-1"
+        transaction.execute(
+            update(registered_devices)
+            .where(registered_devices.c.device_serial == device(2).device_serial)
+            .values(device_serial="Cam-1", serial_folded=folded)
+        )
+    third = device(3).device_serial
+    with pytest.raises(UnknownDeviceError, match="2 devices have serials that are the same name"):
+        act(authority, [third, "CAM-1"], SUSPEND)
+    assert names(act(authority, [third, "Cam-1"], SUSPEND).changed) == sorted(["Cam-1", third])
 
 
 def test_devices_that_changed_since_a_dry_run(authority: Authority) -> None:

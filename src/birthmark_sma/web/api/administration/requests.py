@@ -173,7 +173,10 @@ class CreateKeyRequest(WireRequest):
     ] = False
     disclosure: Annotated[
         Literal["serial", "family", "none"] | None,
-        Field(description="With validate: what a PASS tells about the device"),
+        Field(
+            description="With validate: what a PASS tells about the device. With read: `family` and"
+            " `none` leave serials out of exports, and close the lists that name devices"
+        ),
     ] = None
     rate_limit: Annotated[
         str | None,

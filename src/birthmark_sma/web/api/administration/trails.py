@@ -53,7 +53,10 @@ _OF_VALIDATIONS = (
     *("result", "reason", "repeat", "device", "table", "caller", "request_id", "token_digest"),
     *("since", "until", "limit", "cursor"),
 )
-_OF_ACTS = ("act", "actor", "source", "subject", "kind", "since", "until", "limit", "cursor")
+_OF_ACTS = (
+    *("act", "actor", "source", "request_id", "subject", "kind", "since", "until"),
+    *("limit", "cursor"),
+)
 _WHOLE_SECONDS = 30.0  # to search the whole audit log for a request
 _MOST_ID = 2**63 - 1
 
@@ -123,6 +126,7 @@ async def list_acts(request: ApiRequest) -> Response:
         act=parse_choice(request, "act", ActKind),
         actor=parse_text(request, "actor"),
         source=parse_choice(request, "source", Source),
+        request_id=parse_text(request, "request_id"),
         subject=parse_name(request, "subject"),
         subject_kind=parse_text(request, "kind"),
         since=parse_time(request, "since"),
@@ -217,6 +221,7 @@ router.add_api_route(
             query("act", "The kind of act", enum=[each.value for each in ActKind]),
             query("actor", "The name of the actor"),
             query("source", "The way by which it came", enum=[each.value for each in Source]),
+            query("request_id", "The `X-Request-ID` of the response, whole"),
             query("subject", "The device, access key, table, CA or order, as it is registered"),
             query("kind", "The kind of the subject, such as device"),
             *_TIMES,
