@@ -30,9 +30,10 @@ from birthmark_sma.authority.validation import replay_ledger
 from birthmark_sma.authority.validation.records import AuditRow
 from birthmark_sma.authority.validation.store import make_store
 from birthmark_sma.authority.validation.validation_details import find_request
+from birthmark_sma.errors import SchemaMismatchError
 from birthmark_sma.protocol.replay import Repeat, SeenToken
 from birthmark_sma.storage.engine import Database, open_database
-from birthmark_sma.storage.migration import check_schema, migrate
+from birthmark_sma.storage.migration import check_schema, migrate, schema_revision
 from birthmark_sma.storage.partitions import UNFORESEEN, list_partitions
 from birthmark_sma.storage.schema import HEAD_REVISION
 from tests.support.audit_rows import AuditWriter
@@ -428,6 +429,26 @@ def test_an_upgrade_from_before_request_ids(empty_database: Database) -> None:
         AuditWriter().write(transaction, [new])
     [found] = find_request(empty_database, "new")
     assert found.entry.validated_at == now
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)  # PostgreSQL refuses it
+def test_a_row_that_cannot_be_chained(empty_database: Database) -> None:
+    """The migration says what to look for, and changes nothing."""
+    migrate_to(empty_database, "0013")
+    note(empty_database, current_time(), "genuine", "camera-1")
+    change = "UPDATE validation_history SET validated_at = '{}'"
+    for time in ("2026-11-30 12:00:00", "yesterday"):
+        execute(empty_database, change.format(time))
+        with pytest.raises(SchemaMismatchError, match=r"NOT LIKE '%\+00:00'"):
+            migrate(empty_database, partial(record_migration, ACTOR))
+        with empty_database.read() as connection:
+            assert schema_revision(connection) == "0013"
+    execute(empty_database, change.format("2026-11-30 12:00:00.000000+00:00"))
+    migrate(empty_database, partial(record_migration, ACTOR))
+    assert rows_of(empty_database, "SELECT writer FROM audit_batches ORDER BY writer") == [
+        ("acts",),
+        ("earlier",),
+    ]
 
 
 def test_an_upgrade_from_before_roles(empty_database: Database) -> None:

@@ -5,6 +5,7 @@ one chain, whose last head covers every row.
 """
 
 import secrets
+import struct
 from collections.abc import Iterator
 from datetime import datetime, timedelta
 from typing import Any
@@ -19,6 +20,7 @@ from birthmark_sma.authority.audit_chain.leaves import (
     SALT_BYTES,
     hash_rows,
 )
+from birthmark_sma.errors import SchemaMismatchError
 from birthmark_sma.storage.schema.acts import act_subjects, administrative_acts
 from birthmark_sma.storage.schema.validations import validation_history as history
 
@@ -29,12 +31,23 @@ _DAY = timedelta(days=1)
 
 
 def chain_earlier(transaction: Connection) -> None:
-    """Add the batches of all audit rows and acts that there are. There must be no batch yet."""
+    """Add the batches of all audit rows and acts that there are. There must be no batch yet.
+
+    Raises SchemaMismatchError if a value of a row is not of its column's type, as SQLite allows.
+    """
     end = START
-    for day in days_of(transaction):
-        for batch in _batches_of_day(transaction, day, end):
-            store.add_batches(transaction, [batch])
-            end = batch.end
+    try:
+        for day in days_of(transaction):
+            for batch in _batches_of_day(transaction, day, end):
+                store.add_batches(transaction, [batch])
+                end = batch.end
+    except (ValueError, TypeError, AttributeError, struct.error):
+        raise SchemaMismatchError(
+            "The audit log has a row that this program cannot read, such as a time that does not"
+            " end with +00:00. Look for it with the older program or with SQL: SELECT id,"
+            " validated_at FROM validation_history WHERE validated_at NOT LIKE '%+00:00'. Correct"
+            " it, and type the same command again. Nothing was changed."
+        ) from None
     _chain_acts(transaction)
 
 

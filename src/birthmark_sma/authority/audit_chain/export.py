@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from sqlalchemy import (
     Column,
@@ -49,10 +49,20 @@ _TIME = "%Y-%m-%dT%H:%M:%S.%fZ"
 def write_export(connection: Connection, verifier: str | None, path: Path) -> Mapping[str, int]:
     """Write the trail to a new file, and return the number of rows by table.
 
-    The caller's transaction has one snapshot. Raises FileExistsError, and other OSErrors.
+    The caller's transaction has one snapshot. Raises FileExistsError, and other OSErrors. If it
+    fails, no file is left.
     """
+    with path.open("xb") as file:
+        try:
+            return _write(connection, verifier, file)
+        except BaseException:
+            path.unlink(missing_ok=True)
+            raise
+
+
+def _write(connection: Connection, verifier: str | None, file: BinaryIO) -> Mapping[str, int]:
     numbers = {}
-    with path.open("xb") as file, zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
         head = {"format": FORMAT, "public_key": verifier}
         archive.writestr(_HEAD, json.dumps(head) + "\n")
         for table in _TABLES:

@@ -115,9 +115,9 @@ def hash_stored_row(row: Sequence[Any], salt: bytes, kept: bytes | None) -> byte
     Unlike a writer's, the row can have anything in it. `kept` is the commitment of a row whose time
     and address were dropped.
     """
-    if any("\0" in (row[at] or "") for at in _TEXTS):  # it would shift the texts unnoticed
-        return None
     try:
+        if any("\0" in (row[at] or "") for at in _TEXTS):  # it would shift the texts unnoticed
+            return None
         [leaf] = hash_rows([row], salt, {} if kept is None else {0: kept})
     except (struct.error, TypeError, AttributeError, ValueError):
         return None

@@ -26,6 +26,7 @@ from birthmark_sma.authority.audit_chain.checkpoint import Signed, parse
 from birthmark_sma.authority.audit_chain.leaves import (
     ABSENT_LEAF,
     CUT_BYTES,
+    ROW_FIELDS,
     cut,
     hash_stored_row,
 )
@@ -41,7 +42,8 @@ class StoredRow(NamedTuple):
 
     id: int
     kept: bytes | None
-    """The commitment to its time and address, if they were dropped."""
+    """The commitment to its time and address, if they were dropped. It is believed only if the salt
+    and the address are gone, and the time is the hour of the batch."""
     values: tuple[Any, ...]
 
 
@@ -50,6 +52,7 @@ class StoredAct(NamedTuple):
 
     id: int
     leaves: list[bytes]
+    """Empty if there are subjects with this number, but no act."""
     subjects: list[str]
 
 
@@ -70,6 +73,9 @@ class AuditReader(Protocol):
 
     def rows_of(self, day: datetime) -> Iterable[StoredRow]:
         """Return the audit rows of a day by id."""
+
+    def rows_of_no_day(self) -> Iterable[int]:
+        """Return the ids of the audit rows whose time is none. Called after all days."""
 
     def batches_of_acts(self) -> Iterable[AuditBatch]:
         """Return the batches of acts by first id."""
@@ -114,6 +120,9 @@ def verify(
     yield from _verify_chains(reader.chains(), signed, kept, done)
     for day in reader.days():
         yield from _verify_rows(reader.batches_of(day), reader.rows_of(day), signed.pruned, done)
+    for number in reader.rows_of_no_day():
+        done.rows += 1
+        yield Finding("changed", f"row {number}", "or inserted: its time is none")
     gone = signed.gone.get(ACTS, START).sequence
     yield from _verify_acts(reader.batches_of_acts(), reader.acts(), gone, done)
 
@@ -122,7 +131,7 @@ def _compare_notes(
     kept_notes: Iterable[tuple[int, str]], stored: Iterable[tuple[int, str]], verifier: str
 ) -> Generator[Finding, None, Signed]:
     """Yield the kept checkpoints that are not stored, and return the sum of the kept ones."""
-    notes = sorted(kept_notes)
+    notes = sorted(set(kept_notes))
     if not notes:
         return Signed()
     digests = {number: sha256(note.encode()).digest() for number, note in notes}
@@ -214,12 +223,20 @@ def _verify_chain(
             yield Finding("deleted", _name_numbers("batch", missing, writer))
         elif before.head and _head_of(batch, before.head) != batch.head:
             yield Finding("changed", what)
+        elif not before.head and not _is_pruned(batch, signed.pruned):
+            # Its head cannot be recomputed, so its hour could be any, and it could cover new rows.
+            yield Finding("changed", what, "it was one that retention deletes")
         elif any(
             each.sequence == batch.sequence and each.head != batch.head for each in signatures
         ):
             yield Finding("changed", what, "a checkpoint has signed another head")
         end = batch.end
     return (end or gone).sequence
+
+
+def _is_pruned(batch: AuditBatch, pruned: datetime | None) -> bool:
+    """Return whether retention deletes the rows of this batch. Its hour may be none at all."""
+    return pruned is not None and isinstance(batch.hour, datetime) and batch.hour < pruned
 
 
 def _head_of(batch: AuditBatch, before: bytes) -> bytes | None:
@@ -251,18 +268,25 @@ def _verify_rows(
             elif row.id < batch.first_id:
                 yield Finding("inserted", f"row {row.id}", "it is in no batch")
             else:
-                leaf = hash_stored_row(row.values, batch.salt or b"", row.kept)
-                leaves[row.id - batch.first_id] = leaf or _NO_LEAF
+                leaves[row.id - batch.first_id] = _leaf_of(batch, row)
             last_id = row.id
             row = next(following, None)
-        may_lack = pruned is not None and batch.hour < pruned
-        yield from _compare(batch, leaves, done, may_lack=may_lack)
+        yield from _compare(batch, leaves, done, may_lack=_is_pruned(batch, pruned))
     while row is not None:
         done.rows += 1
         fault = ("doubled", "") if row.id == last_id else ("inserted", "it is in no batch")
         yield Finding(fault[0], f"row {row.id}", fault[1])
         last_id = row.id
         row = next(following, None)
+
+
+def _leaf_of(batch: AuditBatch, row: StoredRow) -> bytes:
+    if row.kept is not None:
+        values = dict(zip(ROW_FIELDS, row.values, strict=True))
+        was_dropped = values["request_ip"] is None and values["validated_at"] == batch.hour
+        if batch.salt is not None or not was_dropped:
+            return _NO_LEAF
+    return hash_stored_row(row.values, batch.salt or b"", row.kept) or _NO_LEAF
 
 
 def _compare(
@@ -324,19 +348,26 @@ def _verify_acts(
     act = next(following, None)
     for batch in batches:
         while act is not None and act.id < batch.first_id:
-            done.acts += 1
-            yield Finding("inserted", f"act {act.id}", "it is in no batch")
+            yield from _name_strange(act, done)
             act = next(following, None)
-        if act is not None and act.id == batch.first_id:
+        if act is not None and act.id == batch.first_id and act.leaves:
             done.acts += 1
             yield from _compare_act(batch, act)
             act = next(following, None)
         elif batch.sequence > gone:
             yield Finding("deleted", f"act {batch.first_id}")
     while act is not None:
+        yield from _name_strange(act, done)
+        act = next(following, None)
+
+
+def _name_strange(act: StoredAct, done: Verified) -> Iterator[Finding]:
+    """Yield that an act is in no batch, or that its subjects are of no act."""
+    if act.leaves:
         done.acts += 1
         yield Finding("inserted", f"act {act.id}", "it is in no batch")
-        act = next(following, None)
+    for name in () if act.leaves else act.subjects:
+        yield Finding("inserted", f"subject {name!r} of act {act.id}", "there is no such act")
 
 
 def _compare_act(batch: AuditBatch, act: StoredAct) -> Iterator[Finding]:

@@ -59,6 +59,7 @@ from birthmark_sma.storage import health, partitions
 from birthmark_sma.storage.engine import Database, open_database
 from birthmark_sma.storage.outages.deadlines import LONG_SECONDS
 from birthmark_sma.storage.portable_sql import database_time
+from birthmark_sma.storage.postgresql.server_role import grant_to_servers
 from birthmark_sma.storage.schema import HEAD_REVISION, metadata
 
 _JOURNALS = ("-journal", "-wal", "-shm")
@@ -335,6 +336,7 @@ def _into_postgresql(
     def finish(transaction: Connection) -> None:
         health.gather_statistics(transaction)
         partitions.create_future_partitions(transaction, database_time(transaction).date())
+        grant_to_servers(transaction)  # a backup has no privileges
         _record(transaction, actor, manifest)
 
     database.transact(finish, LONG_SECONDS)

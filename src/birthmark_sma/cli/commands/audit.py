@@ -189,7 +189,10 @@ def _print_notes(database: "Database", since: int) -> int:
 
 
 def _read_kept(path: Path) -> Iterator[tuple[int, str]]:
-    """Yield the checkpoints in a file, by number. Raises ConfigurationError."""
+    """Yield the checkpoints in a file, by number. Raises ConfigurationError if it has none.
+
+    A checkpoint that was cut off, as by an interruption of --follow, is left out.
+    """
     from birthmark_sma.authority.audit_chain.checkpoint import ORIGIN, parse
     from birthmark_sma.authority.audit_chain.checkpoints import text_of
 
@@ -197,8 +200,15 @@ def _read_kept(path: Path) -> Iterator[tuple[int, str]]:
         before, *texts = path.read_text(encoding="utf-8").split(f"{ORIGIN}\n")
         if before.strip() or not texts:
             raise ValueError("it does not begin with a checkpoint")
-        for text in texts:
-            note = f"{ORIGIN}\n{text.rstrip()}\n"
+        notes = [f"{ORIGIN}\n{text.rstrip()}\n" for text in texts]
+        # The base64 of each signature ends with its padding.
+        whole = [each for each in notes if text_of(each) != "\n" and each.endswith("=\n")]
+        if len(whole) < len(notes):
+            cut_off = counted(len(notes) - len(whole), "checkpoint")
+            print_stderr(f"{path}: {cut_off} cut off, and left out.")
+        if not whole:
+            raise ValueError("all are cut off")
+        for note in whole:
             yield parse(text_of(note)).number, note
     except (OSError, ValueError) as error:
         raise ConfigurationError(

@@ -1,8 +1,9 @@
 """The role of PostgreSQL for servers: all that `sma serve` needs, and no change of the trail.
 
 `storage.migration` calls `grant_to_servers` after each migration, so that the role also gets what
-is new. On the tables of the trail it may only SELECT and INSERT: whoever breaks into a server
-cannot change what was recorded (docs/adr/0019). It has no password; operators grant it to a user.
+is new, and a restore calls it, because a backup has no privileges. On the tables of the trail it
+may only SELECT and INSERT: whoever breaks into a server cannot change what was recorded
+(docs/adr/0019). It has no password; operators grant it to a user.
 """
 
 from sqlalchemy import Connection, select, text
@@ -33,6 +34,8 @@ DECLARE
     trail text[] := ARRAY['validation_history', 'administrative_acts', 'act_subjects',
         'audit_batches', 'audit_checkpoints'];
 BEGIN
+    -- It has its owner's rights.
+    REVOKE ALL ON FUNCTION create_audit_partition(date) FROM PUBLIC;
     IF to_regrole('birthmark_sma_server') IS NULL THEN
         BEGIN
             CREATE ROLE birthmark_sma_server NOLOGIN;

@@ -79,6 +79,19 @@ def test_what_was_kept_elsewhere(audited: Audited, tmp_path: Path) -> None:
     assert other.returncode == 1
 
 
+def test_a_keeper_that_was_interrupted(audited: Audited, tmp_path: Path) -> None:
+    """What was cut off is left out, and what is there twice does no harm."""
+    audited.trail.validate("aa")
+    audited.trail.checkpoint()
+    both, kept = audited.sma("checkpoints").stdout, tmp_path / "kept.txt"
+    for cut_at in (len(both) - 5, len(both) - 150):
+        kept.write_text(both[:cut_at] + both)
+        found = audited.sma("verify", "--checkpoints", str(kept))
+        assert (found.returncode, "1 checkpoint cut off" in found.stderr) == (0, True)
+    kept.write_text(both[:100])
+    assert audited.sma("verify", "--checkpoints", str(kept)).returncode == 3
+
+
 def test_a_stranger(audited: Audited, tmp_path: Path) -> None:
     """Verifies an export in an empty directory, with the public key alone."""
     export = str(tmp_path / "trail.zip")
