@@ -226,7 +226,9 @@ def open_authority(
         key_cache=key_cache,
         background_tasks=(
             validator.activity,
-            AuditUpkeep(database, settings.audit_retention_days, parts.secrets.keks),
+            AuditUpkeep(
+                database, settings.audit_retention_days, parts.secrets.keks, settings.privacy_days
+            ),
             AuditCheckpoints(database, parts.secrets.keks),
             AbuseDetection(database, make_abuse_policy(settings), settings.abuse),
             ClockCheck(database),

@@ -234,6 +234,17 @@ class Settings(BaseModel):
         ),
     ] = None
     """The number of whole days (UTC) of the audit log to keep. Older rows are deleted."""
+    privacy_days: Annotated[
+        int | None,
+        _between(1, 36_500),
+        Setting(
+            (*_SERVE, "doctor", "history coarsen"),
+            default="all",
+            aliases={"history coarsen": "--older-than-days"},
+        ),
+    ] = None
+    """The number of whole days (UTC) of the audit log to keep with exact times and addresses. Older
+    rows have the hour alone, and no address."""
     abuse: Annotated[AbuseMode, Setting(_ABUSE)] = AbuseMode.FLAG
     """The action for devices far above their usual rate: off, shadow, flag or suspend."""
     abuse_factor: Annotated[float, _between(1, 1_000_000), Setting(_ABUSE)] = 10.0

@@ -39,6 +39,7 @@ class AdvisoryLock(IntEnum):
     ACTS = 0x5_3A_0008
     """Held by each transaction with an act until its end: acts have one chain."""
     CHECKPOINTS = 0x5_3A_0009
+    COARSENING = 0x5_3A_000A
 
 
 def wait_for_lock(transaction: Connection, lock: AdvisoryLock) -> None:

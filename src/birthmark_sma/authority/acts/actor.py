@@ -62,6 +62,7 @@ class ActKind(StrEnum):
     SECRET_ROTATE = "secret.rotate"  # noqa: S105  a name
     SECRET_FORGET_PREVIOUS = "secret.forget-previous"  # noqa: S105  a name
     HISTORY_PRUNE = "history.prune"
+    HISTORY_COARSEN = "history.coarsen"
     AUTHORITY_CREATE = "authority.create"
     AUTHORITY_MIGRATE = "authority.migrate"
     AUTHORITY_RESTORE = "authority.restore"

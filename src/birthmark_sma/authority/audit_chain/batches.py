@@ -25,6 +25,8 @@ _pack = struct.Struct(">qqqq").pack
 
 ACTS = "acts"
 """The name of the one chain of acts."""
+EARLIER = "earlier"
+"""The name of the chain of the rows from before there were chains. A batch of it is of one day."""
 
 
 class Kind(StrEnum):

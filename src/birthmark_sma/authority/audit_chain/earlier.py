@@ -13,7 +13,14 @@ from typing import Any
 from sqlalchemy import Connection, func, select
 
 from birthmark_sma.authority.audit_chain import store
-from birthmark_sma.authority.audit_chain.batches import START, AuditBatch, End, Kind, seal
+from birthmark_sma.authority.audit_chain.batches import (
+    EARLIER,
+    START,
+    AuditBatch,
+    End,
+    Kind,
+    seal,
+)
 from birthmark_sma.authority.audit_chain.leaves import (
     ABSENT_LEAF,
     ROW_FIELDS,
@@ -24,8 +31,6 @@ from birthmark_sma.errors import SchemaMismatchError
 from birthmark_sma.storage.schema.acts import act_subjects, administrative_acts
 from birthmark_sma.storage.schema.validations import validation_history as history
 
-EARLIER = "earlier"
-"""The name of the chain."""
 _SPAN = 10_000  # ids of a batch
 _DAY = timedelta(days=1)
 

@@ -8,7 +8,7 @@ number of chains. It must never trust a value that the chain does not cover.
 import struct
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from hashlib import sha256
 from itertools import groupby
 from operator import attrgetter
@@ -16,10 +16,12 @@ from typing import Any, NamedTuple, Protocol
 
 from birthmark_sma.authority.audit_chain.batches import (
     ACTS,
+    EARLIER,
     START,
     AuditBatch,
     End,
     compute_head,
+    floor_to_hour,
     merkle_root,
 )
 from birthmark_sma.authority.audit_chain.checkpoint import Signed, parse
@@ -34,6 +36,8 @@ from birthmark_sma.authority.audit_chain.signed_note import open_note
 
 MOST_ROWS = 1_000_000
 """No batch has so many rows. A number that somebody changed must not fill the memory."""
+_TIME, _ADDRESS = ROW_FIELDS.index("validated_at"), ROW_FIELDS.index("request_ip")
+_HOUR, _DAY = timedelta(hours=1), timedelta(days=1)
 _NO_LEAF = b"no program has written this row"
 
 
@@ -268,7 +272,7 @@ def _verify_rows(
             elif row.id < batch.first_id:
                 yield Finding("inserted", f"row {row.id}", "it is in no batch")
             else:
-                leaves[row.id - batch.first_id] = _leaf_of(batch, row)
+                leaves[row.id - batch.first_id] = _leaf_of(row, batch) or _NO_LEAF
             last_id = row.id
             row = next(following, None)
         yield from _compare(batch, leaves, done, may_lack=_is_pruned(batch, pruned))
@@ -280,13 +284,21 @@ def _verify_rows(
         row = next(following, None)
 
 
-def _leaf_of(batch: AuditBatch, row: StoredRow) -> bytes:
+def _leaf_of(row: StoredRow, batch: AuditBatch) -> bytes | None:
+    """Return the leaf of a row, or None if no program can have written the row.
+
+    A commitment does not cover what takes the place of time and address: nothing but the beginning
+    of the hour and no address, in a batch without a salt.
+    """
     if row.kept is not None:
-        values = dict(zip(ROW_FIELDS, row.values, strict=True))
-        was_dropped = values["request_ip"] is None and values["validated_at"] == batch.hour
-        if batch.salt is not None or not was_dropped:
-            return _NO_LEAF
-    return hash_stored_row(row.values, batch.salt or b"", row.kept) or _NO_LEAF
+        time = row.values[_TIME]
+        if not isinstance(time, datetime):
+            return None
+        ends = batch.hour + (_DAY if batch.writer == EARLIER else _HOUR)
+        is_coarse = time == floor_to_hour(time) and row.values[_ADDRESS] is None
+        if not (is_coarse and batch.hour <= time < ends and batch.salt is None):
+            return None
+    return hash_stored_row(row.values, batch.salt or b"", row.kept)
 
 
 def _compare(

@@ -27,6 +27,7 @@ def check_settings(settings: Settings) -> None:
             ("SMA_KEK_COMMAND", settings.kek_command is not None),
             ("SMA_RATE_STORE", settings.rate_store is not None),
             ("SMA_AUDIT_RETENTION_DAYS", settings.audit_retention_days is not None),
+            ("SMA_PRIVACY_DAYS", settings.privacy_days is not None),
             (f"SMA_WORKERS={settings.workers}", settings.processes > 1),
         )
         if given

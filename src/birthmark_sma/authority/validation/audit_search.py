@@ -5,7 +5,9 @@ has an index on the time of the row. Each further index would cost every validat
 alone has another one, a coarse one of the request ids. A search with a filter therefore reads one
 time window after another, from new to old. It stops when the page is full or when its time is up,
 and returns the time back to which it has searched. The per-minute counters tell which windows can
-contain a match and how long a window may be. A search with a filter must never scan the whole log.
+contain a match and how long a window may be. The rows of an hour that was coarsened have the
+beginning of the hour as their time, so such an hour belongs to one window. A search with a filter
+must never scan the whole log.
 
 On PostgreSQL a search for a request id reads a day at a time (docs/adr/0018). A search for a token
 digest reads the replay ledger first, which says when the token was seen.
@@ -19,6 +21,7 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import ColumnElement, Connection, Select, and_, func, or_, select
 
+from birthmark_sma.authority.audit_chain.batches import floor_to_hour
 from birthmark_sma.authority.validation.records import floor_to_minute
 from birthmark_sma.authority.validation.store_postgresql import prefer_bitmap_scans
 from birthmark_sma.protocol.replay import Repeat
@@ -45,6 +48,7 @@ _SECONDS_A_PART = 1.0  # of each transaction of a search without a time limit
 _ROWS = 20_000
 _MINUTES = 1_000  # a time window has up to this many minutes with rows
 _MINUTE = timedelta(minutes=1)
+_HOUR = timedelta(hours=1)
 _MOST_OF_A_REQUEST = 5_000
 """If a day has more rows of a request id than this, they are so many that time windows find them.
 A batch has up to 1,000 rows, and a caller may give all its requests the same id."""
@@ -59,7 +63,7 @@ _counters = validation_counters.c
 class AuditEntry(NamedTuple):
     """A row of the audit log, without the ciphertext.
 
-    The field names are the column names: `_select` builds its query from them.
+    The field names are the column names, apart from `is_coarse`: see `_COLUMNS`.
     """
 
     id: int
@@ -76,11 +80,19 @@ class AuditEntry(NamedTuple):
     batch_position: int | None
     token_digest: bytes | None
     waited_us: int | None
+    is_coarse: bool
+    """True if `validated_at` is only the hour, and the address was dropped (docs/adr/0019)."""
 
     @property
     def cursor(self) -> "Cursor":
         """Return the position of this row."""
         return Cursor(self.validated_at, self.id)
+
+
+_COLUMNS = (
+    *(history.c[name] for name in AuditEntry._fields if name != "is_coarse"),
+    history.c.time_and_ip_commitment.is_not(None),
+)
 
 
 class Cursor(NamedTuple):
@@ -231,9 +243,7 @@ def find_entry(connection: Connection, place: Cursor) -> AuditEntry | None:
     """Return the row at a position, or None if there is none."""
     columns = history.c
     row = connection.execute(
-        select(*(columns[name] for name in AuditEntry._fields)).where(
-            columns.validated_at == place.validated_at, columns.id == place.id
-        )
+        select(*_COLUMNS).where(columns.validated_at == place.validated_at, columns.id == place.id)
     ).first()  # there is more than one if somebody has doubled it
     return None if row is None else AuditEntry(*row)
 
@@ -262,7 +272,10 @@ def _narrow_by_ledger(connection: Connection, wanted: AuditFilter, digest: bytes
     ).one()
     if first is None:
         return wanted
-    since, until = first - _LEDGER_ERROR, max(first, last or first) + _LEDGER_ERROR
+    latest = max(first, last or first)
+    if floor_to_hour(latest) == latest:
+        latest += _HOUR  # the ledger has only the hour, and a row may have its time still
+    since, until = floor_to_hour(first) - _LEDGER_ERROR, latest + _LEDGER_ERROR
     return replace(
         wanted, since=max(since, wanted.since or since), until=min(until, wanted.until or until)
     )
@@ -298,7 +311,18 @@ def _next(
         rows += times
         if rows >= _ROWS:
             break
+    hour = floor_to_hour(begins)
+    if begins > ends.validated_at or _is_coarse(connection, hour):
+        begins = hour
     return _Stretch(begins, ends)
+
+
+def _is_coarse(connection: Connection, hour: datetime) -> bool:
+    """Return whether rows of an hour were coarsened, by one look-up in the index on the time."""
+    first = select(history.c.time_and_ip_commitment.is_not(None)).where(
+        history.c.validated_at == hour
+    )
+    return bool(connection.execute(first.limit(1)).scalar())
 
 
 def _next_minute(connection: Connection, wanted: AuditFilter, place: Cursor) -> datetime | None:
@@ -319,6 +343,9 @@ def _next_minute(connection: Connection, wanted: AuditFilter, place: Cursor) -> 
         if begun < place.validated_at or place.id
         else (table.c.minute < begun)
     )
+    if place.id and floor_to_hour(begun) == place.validated_at:
+        # The rows of an hour that was coarsened are all at its start, and are counted later.
+        within = table.c.minute < begun + _HOUR
     query = select(table.c.minute).where(within).order_by(table.c.minute.desc()).limit(1)
     if len(kinds) < len(Reason):
         query = query.where(kind.in_(kinds))
@@ -384,4 +411,4 @@ def _matching(wanted: AuditFilter, stretch: _Stretch) -> Select[Any]:
                 and_(columns.caller.is_(None), columns.request_ip == wanted.caller),
             )
         )
-    return select(*(columns[name] for name in AuditEntry._fields)).where(*conditions)
+    return select(*_COLUMNS).where(*conditions)

@@ -1,7 +1,7 @@
-"""`sma history`: show the partitions of the audit log and delete old rows.
+"""`sma history`: show the partitions of the audit log, and delete or coarsen old rows.
 
-The work is in `authority/background/retention.py`. Nothing is deleted without --yes or a
-confirmation at a terminal.
+The work is in `authority/background/retention.py` and `background/privacy/coarsening.py`. Nothing
+is deleted or dropped without --yes or a confirmation at a terminal.
 """
 
 from typing import TYPE_CHECKING, Annotated
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from birthmark_sma.config import Settings
     from birthmark_sma.storage.partitions import Partition
 
-app = typer.Typer(no_args_is_help=True, help="Show and prune the audit log.")
+app = typer.Typer(no_args_is_help=True, help="Show, prune and coarsen the audit log.")
 
 
 @command(app, "history prune")
@@ -87,6 +87,48 @@ def prune(
                 keks=keks,
             )
     _print_pruned(pruned, before, done=True, as_json=as_json)
+
+
+@command(app, "history coarsen")
+def coarsen(settings: "Settings", yes: Yes = False, as_json: Json = False) -> None:
+    """Put the hour in place of the time of old audit rows, and drop their addresses.
+
+    Servers may run meanwhile. What is dropped cannot be restored; `sma audit verify` still verifies
+    these rows. A server with SMA_PRIVACY_DAYS does this by itself every hour.
+    """
+    from birthmark_sma.authority.background.privacy import coarsening
+    from birthmark_sma.authority.background.retention import oldest_kept
+
+    days = settings.privacy_days
+    if days is None:
+        raise ConfigurationError(
+            "The number of days to keep exactly is missing. Give --older-than-days, or set"
+            " SMA_PRIVACY_DAYS."
+        )
+    with existing_database(settings) as database:
+        before = oldest_kept(days, database.clock.now())
+        with waiting("Looking for exact times"):
+            first = coarsening.find_due(database, before)
+        done = coarsening.Coarsened(is_done=True)
+        if first is not None:
+            confirm(
+                "This drops the addresses and exact times of all rows from before"
+                f" {before:%Y-%m-%d} for ever.",
+                "Drop?",
+                "Add --yes.",
+                yes=yes,
+            )
+            with waiting("Dropping"):
+                done = coarsening.coarsen(database, before, pause, find_actor(), since=first)
+    if as_json:
+        print_json({"before": before, "days": done.days, "rows": done.rows})
+    elif first is None:
+        print_line(f"No row from before {before:%Y-%m-%d} has an exact time.")
+    else:
+        print_line(
+            f"Coarsened: {counted(done.rows, 'row')} of {counted(done.days, 'day')} from before"
+            f" {before:%Y-%m-%d}."
+        )
 
 
 @command(app, "history partitions")

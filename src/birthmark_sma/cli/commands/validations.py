@@ -133,7 +133,7 @@ def _print_one(found: "ValidationDetails", names: dict[str, str]) -> None:
         ("result", _coloured(found.validation_result)),
         ("reason", f"{found.reason}\n{found.meaning}"),
         ("what to do", found.advice),
-        ("validated at", f"{found.validated_at:%Y-%m-%d %H:%M:%S.%f} UTC"),
+        ("validated at", f"{_time(found.validated_at, is_coarse=found.is_coarse)} UTC"),
         ("judged after", waited),
         ("request id", found.request_id or "-"),
         ("device", found.device_serial or "-"),
@@ -147,9 +147,9 @@ def _print_one(found: "ValidationDetails", names: dict[str, str]) -> None:
         fields.append(("position", f"element {found.batch_position} of a batch, from 0"))
     if found.first_seen_at is not None:
         first = _identity_with_name(found.first_caller or "-", names)
-        fields.append(("first seen", f"{found.first_seen_at:%Y-%m-%d %H:%M:%S.%f} UTC, {first}"))
+        fields.append(("first seen", f"{_ledger_time(found.first_seen_at)} UTC, {first}"))
         again = [
-            f"{counted(each.times, 'time')}, last {each.last_seen_at:%Y-%m-%d %H:%M:%S.%f} UTC,"
+            f"{counted(each.times, 'time')}, last {_ledger_time(each.last_seen_at)} UTC,"
             f" {_identity_with_name(each.caller, names)}"
             for each in found.seen_again
         ]
@@ -182,22 +182,38 @@ def _print_many(found: "Sequence[ValidationDetails]", names: dict[str, str]) -> 
 
 def _row(entry: "ValidationItem") -> list[str]:
     return [
-        f"{entry.validated_at:%Y-%m-%d %H:%M:%S.%f}"[:-3],
+        _time(entry.validated_at, is_coarse=entry.is_coarse, cut=3),
         entry.validation_result,
         entry.reason,
         entry.device_serial or "-",
         str(entry.table_id),
         str(entry.key_index),
-        entry.caller or entry.request_ip or "this machine",
+        entry.caller or _address(entry),
         entry.request_id or "-",
     ]
 
 
 def _caller(entry: "ValidationItem", names: dict[str, str]) -> str:
-    address = entry.request_ip or "this machine"
+    address = _address(entry)
     if entry.caller is None:
         return f"{address}, without an access key"
     return f"{_identity_with_name(f'key:{entry.caller}', names)}, from {address}"
+
+
+def _address(entry: "ValidationItem") -> str:
+    return "address dropped" if entry.is_coarse else entry.request_ip or "this machine"
+
+
+def _time(time: datetime, *, is_coarse: bool, cut: int = 0) -> str:
+    """Return a time without the last `cut` digits, or the hour alone if no more is known."""
+    if is_coarse:
+        return f"{time:%Y-%m-%d %H h}"
+    exact = f"{time:%Y-%m-%d %H:%M:%S.%f}"
+    return exact[: len(exact) - cut]
+
+
+def _ledger_time(time: datetime) -> str:
+    return _time(time, is_coarse=time == time.replace(minute=0, second=0, microsecond=0))
 
 
 def _identity_with_name(identity: str, names: dict[str, str]) -> str:

@@ -78,10 +78,16 @@ def grant_to_servers(transaction: Connection) -> None:
 
 def may_delete_trail(connection: Connection) -> bool:
     """Return whether this user may delete audit rows. On SQLite everybody may."""
+    return _may(connection, (validation_history.name, "DELETE"))
+
+
+def may_change_trail(connection: Connection) -> bool:
+    """Return whether this user may change audit rows and batches. On SQLite everybody may."""
+    return _may(connection, (validation_history.name, "UPDATE"), (audit_batches.name, "UPDATE"))
+
+
+def _may(connection: Connection, *privileges: tuple[str, str]) -> bool:
     if connection.dialect.name != "postgresql":
         return True
-    return bool(
-        connection.execute(
-            select(func.has_table_privilege(validation_history.name, "DELETE"))
-        ).scalar_one()
-    )
+    held = select(*(func.has_table_privilege(table, kind) for table, kind in privileges))
+    return all(connection.execute(held).one())

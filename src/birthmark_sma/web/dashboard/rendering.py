@@ -17,6 +17,7 @@ from starlette.responses import Response
 
 from birthmark_sma import __version__
 from birthmark_sma.authority.access.sessions import form_token
+from birthmark_sma.authority.audit_chain.batches import floor_to_hour
 from birthmark_sma.counts import counted
 from birthmark_sma.web.dashboard.static_files import static_url
 from birthmark_sma.web.middleware.timeouts import run_with_timeout
@@ -134,6 +135,9 @@ def _environment() -> Environment:
         "exact": exact,
         "field": field,
         "exact_stamp": exact_stamp,
+        "exact_or_hour": exact_or_hour,
+        "hour": hour,
+        "hour_stamp": hour_stamp,
         "minute": minute,
         "milliseconds": milliseconds,
         "parts": parts,
@@ -179,6 +183,21 @@ def exact(value: datetime | None) -> Markup:
 def exact_stamp(value: datetime | None) -> Markup:
     """Format a time to the millisecond, without its zone, for columns whose head names the zone."""
     return _time(value, "%Y-%m-%d %H:%M:%S.{ms}")
+
+
+def hour(value: datetime | None) -> Markup:
+    """Format the hour of a time whose minutes were dropped, with its zone."""
+    return _time(value, "%Y-%m-%d %H h UTC")
+
+
+def hour_stamp(value: datetime | None) -> Markup:
+    """Format the hour of a time whose minutes were dropped, without its zone."""
+    return _time(value, "%Y-%m-%d %H h")
+
+
+def exact_or_hour(value: datetime) -> Markup:
+    """Format a time of the replay ledger, which has the hour alone for old tokens."""
+    return hour(value) if floor_to_hour(value) == value else exact(value)
 
 
 def minute(value: datetime | None) -> Markup:

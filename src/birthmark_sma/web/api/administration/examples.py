@@ -104,6 +104,7 @@ VALIDATION: dict[str, Any] = {
     "batch_position": None,
     "token_digest": _HEX[:32],
     "waited_us": 1800,
+    "is_coarse": False,
 }
 VALIDATIONS = {"validations": [VALIDATION], "next_cursor": None, "looked_back_to": None}
 REQUEST = {

@@ -201,6 +201,10 @@ class ValidationItem(WireResponse):
     batch_position: int | None
     token_digest: str | None
     waited_us: int | None
+    is_coarse: Annotated[
+        bool,
+        Field(description="True if `validated_at` is the hour alone, and the address was dropped"),
+    ]
 
 
 class ValidationsResponse(WireResponse):
