@@ -82,7 +82,7 @@ TABLES = {
 @pytest.mark.parametrize("table", TABLES)
 def test_values_of_another_type(trail: ChainedTrail, table: str) -> None:
     """SQLite stores anything in any column."""
-    for column in metadata.tables[table].columns.keys() - TABLES[table]:
+    for column in set(metadata.tables[table].columns.keys()) - TABLES[table]:
         for value in ("x'00ff'", "'text'", "987654", "1.5", "9223372036854775807"):
             with trail.database.engine.connect() as connection, connection.begin() as transaction:
                 connection.exec_driver_sql(f"UPDATE {table} SET {column} = {value} WHERE rowid = 1")

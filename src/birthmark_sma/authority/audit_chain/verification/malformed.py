@@ -65,7 +65,8 @@ def _fits_in_sqlite(column: Column[object]) -> ColumnElement[bool]:
         second = func.substr(text, 1, _SECOND_ENDS)
         fits = and_(
             kind == "text",
-            func.strftime("%Y-%m-%d %H:%M:%S", second) == second,
+            # A modifier makes SQLite compute with the date, so that it becomes one that exists.
+            func.strftime("%Y-%m-%d %H:%M:%S", second, "+0 days") == second,
             func.substr(text, _SECOND_ENDS + 1).op("GLOB")(_FRACTION),
             column >= _FIRST_TIME,
             column < _END_OF_TIME,
