@@ -7,7 +7,8 @@ prints a report as JSON, and on stderr the events. It fails at the first picture
 and at the first step in which `sma doctor` is not content.
 
 **Content** means that `sma doctor` exits with 0, so it has no warning, and names no command for a
-CA. Its one exception is the step in which the operator acts. There each warning names
+CA. What it says about audit checkpoints is left out: servers sign each minute, and here days pass
+within seconds. The one exception is the step in which the operator acts. There each warning names
 `sma ca rotate` or `sma ca roll-root`, and nothing else may be wrong. The operator follows notes,
 too: the doctor notes that an intermediate has two years left, and docs/operate/certificates.md says
 to rotate then. The operator types the first command that is named and asks again, at most three
@@ -265,7 +266,7 @@ class World:
         findings: list[dict[str, str]] = json.loads(ran.stdout)["findings"]
         is_bad = any(each["state"] in {"warning", "critical"} for each in findings)
         assert (ran.returncode != 0) == is_bad, ran
-        return findings
+        return [each for each in findings if each["name"] != "audit checkpoints"]
 
     def _act(self, command: str) -> None:
         self.report.acts.append(f"day {self.day}: {command}")

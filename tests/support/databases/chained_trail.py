@@ -10,8 +10,10 @@ from birthmark_sma.authority.acts import trail
 from birthmark_sma.authority.acts.actor import ActKind
 from birthmark_sma.authority.acts.trail import Subject
 from birthmark_sma.authority.audit_chain import checkpoints, keys
-from birthmark_sma.authority.audit_chain.database_reader import DatabaseReader
-from birthmark_sma.authority.audit_chain.verification import Finding, Verified, verify
+from birthmark_sma.authority.audit_chain.checkpoint import KeptNote
+from birthmark_sma.authority.audit_chain.verification.database_reader import DatabaseReader
+from birthmark_sma.authority.audit_chain.verification.findings import Finding, Verified
+from birthmark_sma.authority.audit_chain.verification.trail import verify
 from birthmark_sma.authority.kek import store as kek_store
 from birthmark_sma.authority.kek.sources import KekSecret
 from birthmark_sma.authority.kek.wrapping import KeyEncryptionKeys, create_secrets
@@ -67,21 +69,18 @@ class ChainedTrail:
         """Make a checkpoint in a transaction, if a chain has grown."""
         checkpoints.make_checkpoint(transaction, self.keks)
 
-    def verify(self, kept: Sequence[tuple[int, str]] = ()) -> list[Finding]:
+    def verify(self, kept: Sequence[KeptNote] = ()) -> list[Finding]:
         """Return what is wrong with the trail."""
         return list(self.verify_and_count(kept)[0])
 
-    def verify_and_count(
-        self, kept: Sequence[tuple[int, str]] = ()
-    ) -> tuple[list[Finding], Verified]:
+    def verify_and_count(self, kept: Sequence[KeptNote] = ()) -> tuple[list[Finding], Verified]:
         """Return what is wrong, and what was verified."""
         done = Verified()
         with self.database.read() as connection:
-            verifier = keys.find_verifier(connection) or ""
-            found = list(verify(DatabaseReader(connection), verifier, kept, done))
+            found = list(verify(DatabaseReader(connection), None, kept, done))
         return found, done
 
-    def notes(self) -> list[tuple[int, str]]:
+    def notes(self) -> list[KeptNote]:
         """Return all checkpoints, as an operator keeps them elsewhere."""
         with self.database.read() as connection:
             return list(checkpoints.read_notes(connection))

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from hashlib import sha256
+from typing import NamedTuple
 
 from birthmark_sma.authority.audit_chain.batches import START, End
 
@@ -16,6 +17,14 @@ ORIGIN = "birthmark-sma audit checkpoint v1"
 FIRST_PREVIOUS = "0" * 64
 _TIME = "%Y-%m-%dT%H:%M:%SZ"
 _ALL, _GROWN = "all", "grown"
+_SIGNATURE = "\n\n\u2014"
+
+
+class KeptNote(NamedTuple):
+    """A checkpoint by its number, as operators keep it elsewhere: the signed note."""
+
+    number: int
+    note: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +92,12 @@ def parse(text: str) -> Checkpoint:
         )
     except KeyError as missing:
         raise ValueError(f"it has no line {missing}") from None
+
+
+def text_of(note: str) -> str:
+    """Return the text of a note whose signature is not verified."""
+    text, _, _ = note.rpartition(_SIGNATURE)
+    return text + "\n"
 
 
 @dataclass(frozen=True, slots=True)

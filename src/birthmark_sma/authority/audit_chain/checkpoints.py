@@ -7,13 +7,18 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import NamedTuple
 
 from sqlalchemy import Connection, insert, select
 
 from birthmark_sma.authority.audit_chain import store
 from birthmark_sma.authority.audit_chain.batches import End
-from birthmark_sma.authority.audit_chain.checkpoint import Checkpoint, Signed, parse
+from birthmark_sma.authority.audit_chain.checkpoint import (
+    Checkpoint,
+    KeptNote,
+    Signed,
+    parse,
+    text_of,
+)
 from birthmark_sma.authority.audit_chain.keys import open_key
 from birthmark_sma.authority.audit_chain.signed_note import sign
 from birthmark_sma.authority.kek.wrapping import KeyEncryptionKeys
@@ -23,15 +28,7 @@ from birthmark_sma.storage.schema.audit_chain import audit_checkpoints
 
 _FULL_EACH = 60
 """Each 60th checkpoint lists all chains. So the sum of all is read from 60 of them at most."""
-_SIGNATURE = "\n\n\u2014"
 _columns = audit_checkpoints.c
-
-
-class StoredNote(NamedTuple):
-    """A row of `audit_checkpoints`."""
-
-    number: int
-    note: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +58,11 @@ def make_checkpoint(
     last = transaction.execute(
         select(_columns.made_at).order_by(_columns.number.desc()).limit(1)
     ).scalar_one_or_none()
-    if key is None or (last is not None and timedelta(0) <= now - last < least_age):
+    if key is None:
+        if last is not None:
+            raise ValueError("the key that signed them is gone")
+        return None
+    if last is not None and timedelta(0) <= now - last < least_age:
         return None
     signed = read_sum(transaction)
     ends = store.list_ends(transaction)
@@ -117,7 +118,7 @@ def find_pruning(connection: Connection) -> Pruning | None:
     return Pruning(checkpoint.pruned, checkpoint.gone) if checkpoint.pruned else None
 
 
-def read_notes(connection: Connection, since: int = 0) -> Iterator[StoredNote]:
+def read_notes(connection: Connection, since: int = 0) -> Iterator[KeptNote]:
     """Yield the checkpoints from a number on."""
     rows = connection.execute(
         select(_columns.number, _columns.note)
@@ -125,10 +126,4 @@ def read_notes(connection: Connection, since: int = 0) -> Iterator[StoredNote]:
         .order_by(_columns.number)
         .execution_options(yield_per=1_000)
     )
-    yield from (StoredNote(*row) for row in rows)
-
-
-def text_of(note: str) -> str:
-    """Return the text of a note whose signature is not verified."""
-    text, _, _ = note.rpartition(_SIGNATURE)
-    return text + "\n"
+    yield from (KeptNote(*row) for row in rows)

@@ -26,11 +26,16 @@ from sqlalchemy import (
 )
 from sqlalchemy.exc import SQLAlchemyError
 
+from birthmark_sma.authority.audit_chain.signed_note import THE_KEY, parse_verifier
 from birthmark_sma.errors import ConfigurationError
 from birthmark_sma.storage.engine import Database, open_database
 from birthmark_sma.storage.portable_sql import UtcDateTime
 from birthmark_sma.storage.schema.acts import act_subjects, administrative_acts
-from birthmark_sma.storage.schema.audit_chain import audit_batches, audit_checkpoints
+from birthmark_sma.storage.schema.audit_chain import (
+    audit_batches,
+    audit_checkpoints,
+    audit_keys,
+)
 from birthmark_sma.storage.schema.validations import validation_history
 
 FORMAT = "birthmark-sma audit export v1"
@@ -74,8 +79,8 @@ def _write(connection: Connection, verifier: str | None, file: BinaryIO) -> Mapp
     return numbers
 
 
-def load_export(path: Path, folder: Path) -> tuple[Database, str | None]:
-    """Load an export into a new database in a folder; return it and the public key of the export.
+def load_export(path: Path, folder: Path) -> Database:
+    """Load an export into a new database in a folder, and return it.
 
     Its tables have no keys, so that it takes rows that are doubled. Raises ConfigurationError if
     the file is no export, or damaged.
@@ -88,7 +93,7 @@ def load_export(path: Path, folder: Path) -> tuple[Database, str | None]:
                 raise ConfigurationError(f"{path} was exported by another version of this program.")
             for table in _TABLES:
                 _load(database, table, archive)
-        verifier: str | None = head["public_key"]
+        _load_key(database, head["public_key"])
     except (
         OSError,
         zipfile.BadZipFile,
@@ -102,7 +107,7 @@ def load_export(path: Path, folder: Path) -> tuple[Database, str | None]:
         raise ConfigurationError(
             f"{path} is no export of the trail, or it is damaged. Export it again: sma audit export"
         ) from None
-    return database, verifier
+    return database
 
 
 def _lines(connection: Connection, table: Table) -> Iterator[bytes]:
@@ -126,6 +131,15 @@ def _load(database: Database, table: Table, archive: zipfile.ZipFile) -> None:
         while some := list(islice(rows, _AT_ONCE)):
             with database.write() as transaction:
                 transaction.execute(insert(copy), some)
+
+
+def _load_key(database: Database, verifier: str | None) -> None:
+    copy = _without_keys(audit_keys)
+    copy.metadata.create_all(database.engine)
+    if verifier is not None:
+        with database.write() as transaction:
+            key = parse_verifier(verifier)
+            transaction.execute(insert(copy).values(key_id=THE_KEY, public_key=key))
 
 
 def _without_keys(table: Table) -> Table:

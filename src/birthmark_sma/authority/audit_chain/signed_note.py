@@ -12,6 +12,8 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 KEY_NAME = "birthmark-sma-audit"
+THE_KEY = 1
+"""The number of the one key of checkpoints in the database."""
 _ED25519 = b"\x01"
 _DASH = "\u2014"
 _KEY_BYTES = 32
@@ -67,6 +69,11 @@ def _parse_verifier(verifier: str) -> tuple[str, bytes]:
     if _key_id(name, public_key).hex() != key_id:
         raise ValueError("the key id is not that of the public key: a part of it was mistyped")
     return name, public_key
+
+
+def parse_verifier(verifier: str) -> bytes:
+    """Return the public key of a text of `format_verifier`. Raises ValueError."""
+    return _parse_verifier(verifier)[1]
 
 
 def _key_id(name: str, public_key: bytes) -> bytes:

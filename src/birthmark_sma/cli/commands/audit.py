@@ -29,7 +29,8 @@ from birthmark_sma.errors import ConfigurationError
 if TYPE_CHECKING:
     from sqlalchemy import Connection
 
-    from birthmark_sma.authority.audit_chain.verification import Finding, Verified
+    from birthmark_sma.authority.audit_chain.checkpoint import KeptNote
+    from birthmark_sma.authority.audit_chain.verification.findings import Finding, Verified
     from birthmark_sma.config import Settings
     from birthmark_sma.storage.engine import Database
 
@@ -69,17 +70,20 @@ def verify(
     --checkpoints, it cannot notice that the newest rows were deleted together with their
     checkpoints. Without --public-key, the key in the database or in the export is trusted.
     """
-    from birthmark_sma.authority.audit_chain.database_reader import DatabaseReader
-    from birthmark_sma.authority.audit_chain.verification import Verified, verify
+    from birthmark_sma.authority.audit_chain.signed_note import THE_KEY
+    from birthmark_sma.authority.audit_chain.verification.database_reader import DatabaseReader
+    from birthmark_sma.authority.audit_chain.verification.findings import Verified
+    from birthmark_sma.authority.audit_chain.verification.trail import verify
 
     notes = list(_read_kept(kept)) if kept else []
     done = Verified()
     named: list[Finding] = []
     number = 0
     opened = _opened_trail(settings) if export is None else _opened_export(export)
-    with opened as (connection, stored_key), waiting("Verifying"):
-        key = public_key or stored_key or ""
-        for finding in verify(DatabaseReader(connection), key, notes, done):
+    with opened as connection, waiting("Verifying"):
+        reader = DatabaseReader(connection)
+        key = public_key or dict(reader.verifiers()).get(THE_KEY, "")
+        for finding in verify(reader, public_key, notes, done):
             number += 1
             if number <= _MOST_NAMED:
                 named.append(finding)
@@ -89,9 +93,8 @@ def verify(
 
 
 @contextmanager
-def _opened_trail(settings: "Settings") -> "Iterator[tuple[Connection, str | None]]":
-    """Yield one snapshot of the database, and the public key in it."""
-    from birthmark_sma.authority.audit_chain.keys import find_verifier
+def _opened_trail(settings: "Settings") -> "Iterator[Connection]":
+    """Yield one snapshot of the database."""
     from birthmark_sma.storage.locks import hold_snapshot
     from birthmark_sma.storage.outages.deadlines import LONG_SECONDS
 
@@ -100,20 +103,20 @@ def _opened_trail(settings: "Settings") -> "Iterator[tuple[Connection, str | Non
         database.read(LONG_SECONDS) as connection,
     ):
         hold_snapshot(connection)
-        yield connection, find_verifier(connection)
+        yield connection
 
 
 @contextmanager
-def _opened_export(export: Path) -> "Iterator[tuple[Connection, str | None]]":
-    """Yield a database with the rows of an export, and the public key in it."""
+def _opened_export(export: Path) -> "Iterator[Connection]":
+    """Yield a database with the rows of an export."""
     from birthmark_sma.authority.audit_chain.export import load_export
 
     with TemporaryDirectory(prefix="sma-audit-") as folder:
         with waiting("Loading the export"):
-            database, verifier = load_export(export, Path(folder))
+            database = load_export(export, Path(folder))
         try:
             with database.read() as connection:
-                yield connection, verifier
+                yield connection
         finally:
             database.close()
 
@@ -130,10 +133,11 @@ def export(
     and callers.
     """
     from birthmark_sma.authority.audit_chain.export import write_export
+    from birthmark_sma.authority.audit_chain.keys import find_verifier
 
-    with _opened_trail(settings) as (connection, verifier), waiting("Exporting"):
+    with _opened_trail(settings) as connection, waiting("Exporting"):
         try:
-            numbers = write_export(connection, verifier, output)
+            numbers = write_export(connection, find_verifier(connection), output)
         except OSError as error:
             raise ConfigurationError(
                 f"{output} cannot be written: {error.strerror}. Give a file that does not exist, on"
@@ -188,13 +192,12 @@ def _print_notes(database: "Database", since: int) -> int:
     return since
 
 
-def _read_kept(path: Path) -> Iterator[tuple[int, str]]:
+def _read_kept(path: Path) -> "Iterator[KeptNote]":
     """Yield the checkpoints in a file, by number. Raises ConfigurationError if it has none.
 
     A checkpoint that was cut off, as by an interruption of --follow, is left out.
     """
-    from birthmark_sma.authority.audit_chain.checkpoint import ORIGIN, parse
-    from birthmark_sma.authority.audit_chain.checkpoints import text_of
+    from birthmark_sma.authority.audit_chain.checkpoint import ORIGIN, KeptNote, parse, text_of
 
     try:
         before, *texts = path.read_text(encoding="utf-8").split(f"{ORIGIN}\n")
@@ -209,7 +212,7 @@ def _read_kept(path: Path) -> Iterator[tuple[int, str]]:
         if not whole:
             raise ValueError("all are cut off")
         for note in whole:
-            yield parse(text_of(note)).number, note
+            yield KeptNote(parse(text_of(note)).number, note)
     except (OSError, ValueError) as error:
         raise ConfigurationError(
             f"{path} holds no checkpoints: {error}. Give a file with the output of"

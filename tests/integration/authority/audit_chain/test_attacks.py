@@ -217,6 +217,45 @@ ATTACKS: dict[str, tuple[list[str], set[tuple[str, str]]]] = {
         ["UPDATE audit_checkpoints SET note = replace(note, 'time 2', 'time 3') WHERE number = 2"],
         {("changed", "checkpoint 2")},
     ),
+    "a subject of no act": (
+        ["INSERT INTO act_subjects (act_id, subject) VALUES (77, 'x'), (-1, 'y')"],
+        {("inserted", "subject 'x' of act 77"), ("inserted", "subject 'y' of act -1")},
+    ),
+    "all of a writer is deleted": (
+        [
+            "DELETE FROM validation_history WHERE EXISTS (SELECT 1 FROM audit_batches"
+            " WHERE writer = 'aa' AND id >= first_id AND id < first_id + rows)",
+            "DELETE FROM audit_batches WHERE writer = 'aa'",
+        ],
+        {("deleted", "batches 1 to 3 of chain aa")},
+    ),
+    "all batches are deleted": (
+        ["DELETE FROM audit_batches"],
+        {
+            ("deleted", "batches 1 to 3 of chain aa"),
+            ("deleted", "batches 1 to 3 of chain bb"),
+            ("deleted", "batches 1 to 6 of chain acts"),
+            ("inserted", "act 1"),
+        },
+    ),
+    "the columns of a checkpoint": (
+        [
+            "UPDATE audit_checkpoints SET lists_all = (1 = 0) WHERE number = 1",
+            "UPDATE audit_checkpoints SET pruned_before = made_at WHERE number = 2",
+        ],
+        {("changed", "checkpoint 1"), ("changed", "checkpoint 2")},
+    ),
+    "the key is deleted": (
+        ["DELETE FROM audit_keys"],
+        {("deleted", "the key of checkpoints")},
+    ),
+    "another key is inserted": (
+        [
+            "INSERT INTO audit_keys (key_id, public_key, wrapped_private_key, kek_id, created_at)"
+            " SELECT 2, public_key, wrapped_private_key, kek_id, created_at FROM audit_keys"
+        ],
+        {("inserted", "key 2 of checkpoints")},
+    ),
     "checkpoints change places": (
         [
             "UPDATE audit_checkpoints SET number = 99 WHERE number = 1",

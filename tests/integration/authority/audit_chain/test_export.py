@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from birthmark_sma.authority.audit_chain.database_reader import DatabaseReader
 from birthmark_sma.authority.audit_chain.export import load_export, write_export
 from birthmark_sma.authority.audit_chain.keys import find_verifier
-from birthmark_sma.authority.audit_chain.verification import Finding, Verified, verify
+from birthmark_sma.authority.audit_chain.verification.database_reader import DatabaseReader
+from birthmark_sma.authority.audit_chain.verification.findings import Finding, Verified
+from birthmark_sma.authority.audit_chain.verification.trail import verify
 from birthmark_sma.errors import ConfigurationError
 from birthmark_sma.storage.engine import Database
 from tests.support.authorities import execute, rows_of
@@ -38,10 +39,10 @@ def export(trail: ChainedTrail, path: Path) -> None:
 def verify_export(path: Path, folder: Path) -> tuple[list[Finding], Verified]:
     """Return what is wrong with an export, and what was verified."""
     folder.mkdir()
-    database, verifier = load_export(path, folder)
+    database = load_export(path, folder)
     done = Verified()
     with database.read() as connection:
-        found = list(verify(DatabaseReader(connection), verifier or "", [], done))
+        found = list(verify(DatabaseReader(connection), None, [], done))
     database.close()
     return found, done
 

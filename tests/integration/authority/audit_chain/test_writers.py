@@ -9,8 +9,9 @@ import pytest
 from sqlalchemy import Connection
 
 from birthmark_sma.authority.access.caller import Caller
-from birthmark_sma.authority.audit_chain.database_reader import DatabaseReader
-from birthmark_sma.authority.audit_chain.verification import Finding, Verified, verify
+from birthmark_sma.authority.audit_chain.verification.database_reader import DatabaseReader
+from birthmark_sma.authority.audit_chain.verification.findings import Finding, Verified
+from birthmark_sma.authority.audit_chain.verification.trail import verify
 from birthmark_sma.authority.authority import Authority
 from birthmark_sma.authority.initialisation import record_migration
 from birthmark_sma.config import Settings
@@ -29,7 +30,7 @@ def verified(database: Database) -> tuple[list[Finding], Verified]:
     """Return what is wrong with a trail, and what was verified."""
     done = Verified()
     with database.read() as connection:
-        return list(verify(DatabaseReader(connection), "", [], done)), done
+        return list(verify(DatabaseReader(connection), None, [], done)), done
 
 
 def validate(authority: Authority, times: int) -> None:

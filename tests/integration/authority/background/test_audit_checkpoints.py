@@ -3,8 +3,9 @@
 import pytest
 
 from birthmark_sma.authority.audit_chain import keys
-from birthmark_sma.authority.audit_chain.database_reader import DatabaseReader
-from birthmark_sma.authority.audit_chain.verification import Verified, verify
+from birthmark_sma.authority.audit_chain.verification.database_reader import DatabaseReader
+from birthmark_sma.authority.audit_chain.verification.findings import Verified
+from birthmark_sma.authority.audit_chain.verification.trail import verify
 from birthmark_sma.authority.authority import Authority
 from birthmark_sma.authority.background import audit_checkpoints
 from birthmark_sma.authority.background.audit_checkpoints import AuditCheckpoints

@@ -236,7 +236,7 @@ def _change(transaction: Connection, changes: Iterable[_Change]) -> None:
 
 
 def drop_salts(transaction: Connection, batches: Sequence[SaltedBatch]) -> None:
-    """Drop the salts of batches of one chain. Call it in the transaction that coarsens their rows."""
+    """Drop the salts of batches of one chain, in the transaction that coarsens their rows."""
     transaction.execute(update(audit_batches).where(*_among(batches)).values(salt=None))
 
 

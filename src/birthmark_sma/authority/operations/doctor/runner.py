@@ -19,6 +19,7 @@ from birthmark_sma.authority.operations.doctor import (
     secrets,
     sqlite_checks,
 )
+from birthmark_sma.authority.operations.doctor.audit_checkpoints import check_checkpoints
 from birthmark_sma.authority.operations.doctor.audit_log import ROWS, check_audit_log
 from birthmark_sma.authority.operations.doctor.findings import Finding, State, critical, ok
 from birthmark_sma.config import Settings
@@ -100,6 +101,7 @@ def _inside(database: Database, settings: Settings, now: datetime, extent: Exten
         ("clock", lambda: expiry.check_clock(database, now)),
         ("access keys", lambda: expiry.check_access_keys(database, settings, now)),
         ("audit trail", lambda: check_audit_log(database, extent.audit_rows)),
+        ("audit checkpoints", lambda: check_checkpoints(database)),
         ("retention", lambda: database_checks.check_retention(database, settings, now)),
     ]
     if (file := settings.sqlite_file) is not None:

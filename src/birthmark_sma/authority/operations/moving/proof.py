@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection, Table, select
 
-from birthmark_sma.authority.audit_chain.database_reader import DatabaseReader
-from birthmark_sma.authority.audit_chain.keys import find_verifier
-from birthmark_sma.authority.audit_chain.verification import Verified, verify
+from birthmark_sma.authority.audit_chain.verification.database_reader import DatabaseReader
+from birthmark_sma.authority.audit_chain.verification.findings import Verified
+from birthmark_sma.authority.audit_chain.verification.trail import verify
 from birthmark_sma.authority.operations.backup import Bar
 from birthmark_sma.authority.operations.restore_proof import prove_usable
 from birthmark_sma.config import Settings
@@ -66,8 +66,7 @@ def prove_move(source: Connection, target: Database, settings: Settings, bar: Ba
     usable = prove_usable(target, settings, bar)
     verified = Verified()
     with target.read(LONG_SECONDS) as connection, bar("Verifying the trail", "steps"):
-        key = find_verifier(connection) or ""
-        findings = sum(1 for _ in verify(DatabaseReader(connection), key, (), verified))
+        findings = sum(1 for _ in verify(DatabaseReader(connection), None, (), verified))
     return MoveProof(tables, usable.key_tables, usable.devices, verified.chains, findings)
 
 

@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 from sqlalchemy import select, update
 
-from birthmark_sma.authority.audit_chain.database_reader import DatabaseReader
 from birthmark_sma.authority.audit_chain.earlier import chain_earlier
 from birthmark_sma.authority.audit_chain.export import load_export, write_export
-from birthmark_sma.authority.audit_chain.keys import find_verifier
 from birthmark_sma.authority.audit_chain.leaves import commit_to
-from birthmark_sma.authority.audit_chain.verification import Verified, verify
-from birthmark_sma.authority.background.privacy import coarsening
+from birthmark_sma.authority.audit_chain.verification.database_reader import DatabaseReader
+from birthmark_sma.authority.audit_chain.verification.findings import Verified
+from birthmark_sma.authority.audit_chain.verification.trail import verify
+from birthmark_sma.authority.background.privacy import audit_rows, coarsening
 from birthmark_sma.authority.background.privacy.ledger import DROPPED_ADDRESS
 from birthmark_sma.authority.background.retention import midnight
 from birthmark_sma.authority.validation.records import LedgerEntry
@@ -118,7 +118,7 @@ def test_a_failure_within_a_step_changes_nothing(
     def fail(*_: object) -> None:
         raise DatabaseUnavailableError("the power is gone")
 
-    monkeypatch.setattr(coarsening.audit_rows, "drop_salts", fail)
+    monkeypatch.setattr(audit_rows, "drop_salts", fail)
     with pytest.raises(DatabaseUnavailableError):
         coarsening.coarsen(trail.database, before, go_on)
     assert facts(trail.database) == untouched
@@ -231,12 +231,12 @@ def test_a_stranger_verifies_an_export(
     coarsening.coarsen(trail.database, before, go_on)
     with trail.database.read() as connection:
         write_export(connection, find_verifier(connection), tmp_path / "trail.zip")
-    loaded, verifier = load_export(tmp_path / "trail.zip", tmp_path)
+    loaded = load_export(tmp_path / "trail.zip", tmp_path)
     done = Verified()
     try:
         assert rows_of(loaded, SALTS) == rows_of(trail.database, SALTS)
         with loaded.read() as connection:
-            assert list(verify(DatabaseReader(connection), verifier or "", (), done)) == []
+            assert list(verify(DatabaseReader(connection), None, (), done)) == []
     finally:
         loaded.close()
     assert done.rows == 36

@@ -6,13 +6,10 @@ number of chains. It must never trust a value that the chain does not cover.
 """
 
 import struct
-from collections.abc import Generator, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Generator, Iterable, Iterator, Sequence
 from datetime import datetime, timedelta
-from hashlib import sha256
 from itertools import groupby
 from operator import attrgetter
-from typing import Any, NamedTuple, Protocol
 
 from birthmark_sma.authority.audit_chain.batches import (
     ACTS,
@@ -24,7 +21,7 @@ from birthmark_sma.authority.audit_chain.batches import (
     floor_to_hour,
     merkle_root,
 )
-from birthmark_sma.authority.audit_chain.checkpoint import Signed, parse
+from birthmark_sma.authority.audit_chain.checkpoint import KeptNote, Signed
 from birthmark_sma.authority.audit_chain.leaves import (
     ABSENT_LEAF,
     CUT_BYTES,
@@ -32,7 +29,20 @@ from birthmark_sma.authority.audit_chain.leaves import (
     cut,
     hash_stored_row,
 )
-from birthmark_sma.authority.audit_chain.signed_note import open_note
+from birthmark_sma.authority.audit_chain.verification.checkpoint_notes import (
+    add_up,
+    compare_notes,
+    find_key,
+)
+from birthmark_sma.authority.audit_chain.verification.findings import (
+    AuditReader,
+    Finding,
+    StoredAct,
+    StoredRow,
+    Verified,
+    name_batch,
+    name_numbers,
+)
 
 MOST_ROWS = 1_000_000
 """No batch has so many rows. A number that somebody changed must not fill the memory."""
@@ -41,150 +51,24 @@ _HOUR, _DAY = timedelta(hours=1), timedelta(days=1)
 _NO_LEAF = b"no program has written this row"
 
 
-class StoredRow(NamedTuple):
-    """An audit row. `values` are in the order of `leaves.ROW_FIELDS`."""
-
-    id: int
-    kept: bytes | None
-    """The commitment to its time and address, if they were dropped. It is believed only if the salt
-    and the address are gone, and the time is the hour of the batch."""
-    values: tuple[Any, ...]
-
-
-class StoredAct(NamedTuple):
-    """An act with the leaves of itself and of its subjects, and their names in this order."""
-
-    id: int
-    leaves: list[bytes]
-    """Empty if there are subjects with this number, but no act."""
-    subjects: list[str]
-
-
-class AuditReader(Protocol):
-    """One state of the trail, in the order in which it is verified."""
-
-    def notes(self) -> Iterable[tuple[int, str]]:
-        """Return the checkpoints by number."""
-
-    def chains(self) -> Iterable[AuditBatch]:
-        """Return all batches by writer and sequence. Their leaves may be left out."""
-
-    def days(self) -> Iterable[datetime]:
-        """Return the days (midnights in UTC) that have rows or batches of validations."""
-
-    def batches_of(self, day: datetime) -> Iterable[AuditBatch]:
-        """Return the batches of validations of a day by first id."""
-
-    def rows_of(self, day: datetime) -> Iterable[StoredRow]:
-        """Return the audit rows of a day by id."""
-
-    def rows_of_no_day(self) -> Iterable[int]:
-        """Return the ids of the audit rows whose time is none. Called after all days."""
-
-    def batches_of_acts(self) -> Iterable[AuditBatch]:
-        """Return the batches of acts by first id."""
-
-    def acts(self) -> Iterable[StoredAct]:
-        """Return the acts by id."""
-
-
-class Finding(NamedTuple):
-    """Something that is not as it was written."""
-
-    fault: str
-    """`deleted`, `changed`, `inserted`, `doubled` or `moved`."""
-    what: str
-    """Such as `row 17`, `batch 4 of chain abc`, `act 3` or `checkpoint 12`."""
-    detail: str = ""
-
-
-@dataclass(slots=True)
-class Verified:
-    """The numbers of what was verified so far."""
-
-    rows: int = 0
-    batches: int = 0
-    acts: int = 0
-    checkpoints: int = 0
-    chains: int = 0
-    pruned_rows: int = 0
-    """Rows that a signed checkpoint says retention deleted."""
-
-
 def verify(
-    reader: AuditReader, verifier: str, kept_notes: Iterable[tuple[int, str]], done: Verified
+    reader: AuditReader, verifier: str | None, kept: Collection[KeptNote], done: Verified
 ) -> Iterator[Finding]:
     """Yield what is wrong. `done` is counted up meanwhile.
 
-    `verifier` is the public key of the checkpoints. `kept_notes` are checkpoints by number that
-    were kept elsewhere.
+    `verifier` is the public key of the checkpoints that was kept elsewhere; with None, the one that
+    the reader has is trusted. `kept` are checkpoints by number that were kept elsewhere.
     """
-    signed = yield from add_up(reader.notes(), verifier, done)
-    kept = yield from _compare_notes(kept_notes, reader.notes(), verifier)
-    yield from _verify_chains(reader.chains(), signed, kept, done)
+    for what in reader.malformed():
+        yield Finding("changed", what, "no program writes such values")
+    key = yield from find_key(reader, verifier)
+    signed = yield from add_up(reader.notes(), key, done)
+    kept_sum = yield from compare_notes(kept, reader.notes(), key)
+    yield from _verify_chains(reader.chains(), signed, kept_sum, done)
     for day in reader.days():
         yield from _verify_rows(reader.batches_of(day), reader.rows_of(day), signed.pruned, done)
-    for number in reader.rows_of_no_day():
-        done.rows += 1
-        yield Finding("changed", f"row {number}", "or inserted: its time is none")
     gone = signed.gone.get(ACTS, START).sequence
     yield from _verify_acts(reader.batches_of_acts(), reader.acts(), gone, done)
-
-
-def _compare_notes(
-    kept_notes: Iterable[tuple[int, str]], stored: Iterable[tuple[int, str]], verifier: str
-) -> Generator[Finding, None, Signed]:
-    """Yield the kept checkpoints that are not stored, and return the sum of the kept ones."""
-    notes = sorted(set(kept_notes))
-    if not notes:
-        return Signed()
-    digests = {number: sha256(note.encode()).digest() for number, note in notes}
-    for number, note in stored:
-        if digests.pop(number, None) not in {None, sha256(note.encode()).digest()}:
-            yield Finding("changed", f"checkpoint {number}", "another one was kept elsewhere")
-    for number in digests:
-        yield Finding("deleted", f"checkpoint {number}", "it was kept elsewhere")
-    signed = Signed(number=notes[0][0] - 1)
-    findings = add_up(notes, verifier, Verified(), signed)
-    while True:  # what is wrong with the kept ones is not wrong with the trail
-        try:
-            finding = next(findings)
-        except StopIteration as end:
-            kept: Signed = end.value
-            return kept
-        if finding.fault == "changed":
-            yield finding._replace(what=f"{finding.what} of those kept elsewhere")
-
-
-def add_up(
-    notes: Iterable[tuple[int, str]], verifier: str, done: Verified, signed: Signed | None = None
-) -> Generator[Finding, None, Signed]:
-    """Yield what is wrong with checkpoints, and return the sum of those that this key signed."""
-    signed = signed or Signed()
-    is_whole = signed == Signed()
-    for number, note in notes:
-        done.checkpoints += 1
-        missing = range(signed.number + 1, number)
-        if missing:
-            yield Finding("deleted", _name_numbers("checkpoint", missing))
-            is_whole = False
-        try:
-            checkpoint = parse(open_note(note, verifier))
-            if checkpoint.number != number:
-                raise ValueError(f"it is number {checkpoint.number}")
-        except ValueError as error:
-            yield Finding("changed", f"checkpoint {number}", str(error))
-            signed, is_whole = replace(signed, number=number), False
-            continue
-        try:
-            if is_whole:
-                signed = signed.add(checkpoint, note)
-                continue
-        except ValueError as error:
-            yield Finding("changed", f"checkpoint {number}", str(error))
-        # Without those before, only a checkpoint that lists all chains tells about all.
-        signed, is_whole = signed.skip_to(checkpoint, note), checkpoint.lists_all
-    return signed
 
 
 def _verify_chains(
@@ -198,11 +82,11 @@ def _verify_chains(
         for ends in (signed.chains, kept.chains):
             if writer in ends and ends[writer].sequence > last:
                 missing = range(last + 1, ends[writer].sequence + 1)
-                yield Finding("deleted", _name_numbers("batch", missing, writer))
+                yield Finding("deleted", name_numbers("batch", missing, writer))
                 break
     for writer, end in {**kept.chains, **signed.chains}.items():
         if writer not in seen:
-            yield Finding("deleted", _name_numbers("batch", range(1, end.sequence + 1), writer))
+            yield Finding("deleted", name_numbers("batch", range(1, end.sequence + 1), writer))
 
 
 def _verify_chain(
@@ -224,7 +108,7 @@ def _verify_chain(
             yield Finding("doubled", what)
         elif batch.sequence > before.sequence + 1:
             missing = range(before.sequence + 1, batch.sequence)
-            yield Finding("deleted", _name_numbers("batch", missing, writer))
+            yield Finding("deleted", name_numbers("batch", missing, writer))
         elif before.head and _head_of(batch, before.head) != batch.head:
             yield Finding("changed", what)
         elif not before.head and not _is_pruned(batch, signed.pruned):
@@ -239,8 +123,8 @@ def _verify_chain(
 
 
 def _is_pruned(batch: AuditBatch, pruned: datetime | None) -> bool:
-    """Return whether retention deletes the rows of this batch. Its hour may be none at all."""
-    return pruned is not None and isinstance(batch.hour, datetime) and batch.hour < pruned
+    """Return whether retention deletes the rows of this batch."""
+    return pruned is not None and batch.hour < pruned
 
 
 def _head_of(batch: AuditBatch, before: bytes) -> bytes | None:
@@ -291,9 +175,7 @@ def _leaf_of(row: StoredRow, batch: AuditBatch) -> bytes | None:
     of the hour and no address, in a batch without a salt.
     """
     if row.kept is not None:
-        time = row.values[_TIME]
-        if not isinstance(time, datetime):
-            return None
+        time: datetime = row.values[_TIME]
         ends = batch.hour + (_DAY if batch.writer == EARLIER else _HOUR)
         is_coarse = time == floor_to_hour(time) and row.values[_ADDRESS] is None
         if not (is_coarse and batch.hour <= time < ends and batch.salt is None):
@@ -358,28 +240,35 @@ def _verify_acts(
     """Yield what is wrong with the acts. Both are in the order of ids."""
     following = iter(acts)
     act = next(following, None)
+    last_id = None
     for batch in batches:
         while act is not None and act.id < batch.first_id:
-            yield from _name_strange(act, done)
-            act = next(following, None)
-        if act is not None and act.id == batch.first_id and act.leaves:
-            done.acts += 1
-            yield from _compare_act(batch, act)
-            act = next(following, None)
+            yield from _find_strange(act, last_id, done)
+            last_id, act = act.id, next(following, None)
+        if act is not None and act.id == batch.first_id:
+            done.acts += bool(act.leaves)
+            if act.leaves:
+                yield from _compare_act(batch, act)
+            elif batch.sequence > gone:
+                yield Finding("deleted", f"act {act.id}", "its subjects are there")
+            last_id, act = act.id, next(following, None)
         elif batch.sequence > gone:
             yield Finding("deleted", f"act {batch.first_id}")
     while act is not None:
-        yield from _name_strange(act, done)
-        act = next(following, None)
+        yield from _find_strange(act, last_id, done)
+        last_id, act = act.id, next(following, None)
 
 
-def _name_strange(act: StoredAct, done: Verified) -> Iterator[Finding]:
-    """Yield that an act is in no batch, or that its subjects are of no act."""
-    if act.leaves:
-        done.acts += 1
+def _find_strange(act: StoredAct, last_id: int | None, done: Verified) -> Iterator[Finding]:
+    """Yield the findings of an act that is in no batch, or there twice."""
+    done.acts += bool(act.leaves)
+    if act.id == last_id:
+        yield Finding("doubled", f"act {act.id}")
+    elif act.leaves:
         yield Finding("inserted", f"act {act.id}", "it is in no batch")
-    for name in () if act.leaves else act.subjects:
-        yield Finding("inserted", f"subject {name!r} of act {act.id}", "there is no such act")
+    else:
+        for name in act.subjects:
+            yield Finding("inserted", f"subject {name!r} of act {act.id}", "there is no such act")
 
 
 def _compare_act(batch: AuditBatch, act: StoredAct) -> Iterator[Finding]:
@@ -403,16 +292,3 @@ def _compare_act(batch: AuditBatch, act: StoredAct) -> Iterator[Finding]:
     if not strange:
         fault = "deleted" if len(expected) > len(act.leaves) else "changed"
         yield Finding(fault, f"a subject of {what}")
-
-
-def name_batch(batch: AuditBatch) -> str:
-    """Return a batch in words."""
-    return f"batch {batch.sequence} of chain {batch.writer}"
-
-
-def _name_numbers(what: str, numbers: range, writer: str | None = None) -> str:
-    several = f"{what}es" if what == "batch" else f"{what}s"
-    named = f"{several} {numbers[0]} to {numbers[-1]}"
-    if len(numbers) == 1:
-        named = f"{what} {numbers[0]}"
-    return named if writer is None else f"{named} of chain {writer}"
