@@ -63,7 +63,7 @@ _counters = validation_counters.c
 class AuditEntry(NamedTuple):
     """A row of the audit log, without the ciphertext.
 
-    The field names are the column names, apart from `is_coarse`: see `_COLUMNS`.
+    The field names are the column names, apart from `is_coarse`: see `COLUMNS`.
     """
 
     id: int
@@ -89,10 +89,11 @@ class AuditEntry(NamedTuple):
         return Cursor(self.validated_at, self.id)
 
 
-_COLUMNS = (
+COLUMNS = (
     *(history.c[name] for name in AuditEntry._fields if name != "is_coarse"),
     history.c.time_and_ip_commitment.is_not(None),
 )
+"""What a SELECT of AuditEntry reads."""
 
 
 class Cursor(NamedTuple):
@@ -237,15 +238,6 @@ def search_whole(
         if len(rows) == limit:
             return page._replace(rows=rows, looked_back_to=None)
         before = page.older
-
-
-def find_entry(connection: Connection, place: Cursor) -> AuditEntry | None:
-    """Return the row at a position, or None if there is none."""
-    columns = history.c
-    row = connection.execute(
-        select(*_COLUMNS).where(columns.validated_at == place.validated_at, columns.id == place.id)
-    ).first()  # there is more than one if somebody has doubled it
-    return None if row is None else AuditEntry(*row)
 
 
 class _Stretch(NamedTuple):
@@ -411,4 +403,4 @@ def _matching(wanted: AuditFilter, stretch: _Stretch) -> Select[Any]:
                 and_(columns.caller.is_(None), columns.request_ip == wanted.caller),
             )
         )
-    return select(*_COLUMNS).where(*conditions)
+    return select(*COLUMNS).where(*conditions)
