@@ -43,6 +43,11 @@ class Caller:
         object.__setattr__(self, "partition", partition)
 
     @property
+    def may_read_serials(self) -> bool:
+        """Return True unless the access key is for exports and API responses without serials."""
+        return self.key is None or self.key.may_export_serials
+
+    @property
     def key_id(self) -> str | None:
         """The id of the presented access key, or None."""
         return None if self.key is None else self.key.key_id

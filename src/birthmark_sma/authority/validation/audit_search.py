@@ -5,9 +5,8 @@ has an index on the time of the row. Each further index would cost every validat
 alone has another one, a coarse one of the request ids. A search with a filter therefore reads one
 time window after another, from new to old. It stops when the page is full or when its time is up,
 and returns the time back to which it has searched. The per-minute counters tell which windows can
-contain a match and how long a window may be. The rows of an hour that was coarsened have the
-beginning of the hour as their time, so such an hour belongs to one window. A search with a filter
-must never scan the whole log.
+contain a match and how long a window may be. The rows of an hour that was coarsened are all at its
+beginning, so it belongs to one window. A search with a filter must never scan the whole log.
 
 On PostgreSQL a search for a request id reads a day at a time (docs/adr/0018). A search for a token
 digest reads the replay ledger first, which says when the token was seen.
@@ -63,7 +62,7 @@ _counters = validation_counters.c
 class AuditEntry(NamedTuple):
     """A row of the audit log, without the ciphertext.
 
-    The field names are the column names, apart from `is_coarse`: see `_COLUMNS`.
+    The field names are the column names, apart from `is_coarse`: see `COLUMNS`.
     """
 
     id: int
@@ -89,10 +88,11 @@ class AuditEntry(NamedTuple):
         return Cursor(self.validated_at, self.id)
 
 
-_COLUMNS = (
+COLUMNS = (
     *(history.c[name] for name in AuditEntry._fields if name != "is_coarse"),
     history.c.time_and_ip_commitment.is_not(None),
 )
+"""What a SELECT of AuditEntry reads."""
 
 
 class Cursor(NamedTuple):
@@ -239,15 +239,6 @@ def search_whole(
         before = page.older
 
 
-def find_entry(connection: Connection, place: Cursor) -> AuditEntry | None:
-    """Return the row at a position, or None if there is none."""
-    columns = history.c
-    row = connection.execute(
-        select(*_COLUMNS).where(columns.validated_at == place.validated_at, columns.id == place.id)
-    ).first()  # there is more than one if somebody has doubled it
-    return None if row is None else AuditEntry(*row)
-
-
 class _Stretch(NamedTuple):
     """A time window: from the minute `begins` (None: the oldest row) up to the cursor `ends`."""
 
@@ -260,14 +251,13 @@ def _narrow_by_ledger(connection: Connection, wanted: AuditFilter, digest: bytes
 
     A token that the ledger does not know is searched for like anything else.
     """
+    again = resubmitted_tokens.c
     first, last = connection.execute(
         select(
             select(sighted_tokens.c.first_seen_at)
             .where(sighted_tokens.c.digest == digest)
             .scalar_subquery(),
-            select(func.max(resubmitted_tokens.c.last_seen_at))
-            .where(resubmitted_tokens.c.digest == digest)
-            .scalar_subquery(),
+            select(func.max(again.last_seen_at)).where(again.digest == digest).scalar_subquery(),
         )
     ).one()
     if first is None:
@@ -319,10 +309,8 @@ def _next(
 
 def _is_coarse(connection: Connection, hour: datetime) -> bool:
     """Return whether rows of an hour were coarsened, by one look-up in the index on the time."""
-    first = select(history.c.time_and_ip_commitment.is_not(None)).where(
-        history.c.validated_at == hour
-    )
-    return bool(connection.execute(first.limit(1)).scalar())
+    first = select(COLUMNS[-1]).where(history.c.validated_at == hour).limit(1)
+    return bool(connection.execute(first).scalar())
 
 
 def _next_minute(connection: Connection, wanted: AuditFilter, place: Cursor) -> datetime | None:
@@ -338,11 +326,9 @@ def _next_minute(connection: Connection, wanted: AuditFilter, place: Cursor) -> 
         kinds = [wanted.repeat.value]
     # If the cursor is the very start of a minute, no row of that minute is older than the cursor.
     begun = floor_to_minute(place.validated_at)
-    within = (
-        table.c.minute <= begun
-        if begun < place.validated_at or place.id
-        else (table.c.minute < begun)
-    )
+    within = table.c.minute < begun
+    if begun < place.validated_at or place.id:
+        within = table.c.minute <= begun
     if place.id and floor_to_hour(begun) == place.validated_at:
         # The rows of an hour that was coarsened are all at its start, and are counted later.
         within = table.c.minute < begun + _HOUR
@@ -411,4 +397,4 @@ def _matching(wanted: AuditFilter, stretch: _Stretch) -> Select[Any]:
                 and_(columns.caller.is_(None), columns.request_ip == wanted.caller),
             )
         )
-    return select(*_COLUMNS).where(*conditions)
+    return select(*COLUMNS).where(*conditions)

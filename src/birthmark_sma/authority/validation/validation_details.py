@@ -21,6 +21,7 @@ from birthmark_sma.protocol.verdict import Reason
 from birthmark_sma.storage.engine import Database
 from birthmark_sma.storage.portable_sql import is_any_of
 from birthmark_sma.storage.schema.validations import resubmitted_tokens, sighted_tokens
+from birthmark_sma.storage.schema.validations import validation_history as history
 
 MOST_ROWS = 10_000
 """The number of rows of a request that `find_request` returns."""
@@ -80,12 +81,18 @@ def find_request(database: Database, request_id: str) -> list[ValidationDetails]
 
 def find_validation(connection: Connection, place: Cursor) -> ValidationDetails:
     """Return the validation at a place in the audit log. Raises UnknownValidationError."""
-    entry = audit_search.find_entry(connection, place)
-    if entry is None:
-        raise UnknownValidationError(
-            "There is no such validation. Retention may have deleted it: search for it again"
+    row = history.c
+    found = connection.execute(
+        select(*audit_search.COLUMNS).where(
+            row.validated_at == place.validated_at, row.id == place.id
         )
-    return explain(connection, [entry])[0]
+    ).first()  # there is more than one if somebody has doubled it
+    if found is None:
+        raise UnknownValidationError(
+            "There is no such validation. Retention may have deleted it, or its exact time was"
+            " dropped: search for it again"
+        )
+    return explain(connection, [AuditEntry(*found)])[0]
 
 
 def explain(connection: Connection, entries: Sequence[AuditEntry]) -> list[ValidationDetails]:

@@ -342,6 +342,12 @@ LIFE: tuple[Step, ...] = (
         ActKind.HISTORY_PRUNE,
         prepare=add_an_old_row,
     ),
+    Step(
+        "history coarsen",
+        ("--older-than-days", "30", "--yes"),
+        ActKind.HISTORY_COARSEN,
+        prepare=add_an_old_row,
+    ),
 )
 REFUSED = (
     ("init",),

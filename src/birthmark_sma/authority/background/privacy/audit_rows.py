@@ -73,10 +73,17 @@ def find_day(connection: Connection, since: datetime | None, before: datetime) -
 
 def is_exact(connection: Connection, day: datetime) -> bool:
     """Return whether a day has a row with an exact time, by at most 25 look-ups in the index."""
-    of_day = (_row.validated_at >= day, _row.validated_at < day + _DAY)
-    # All rows of the day may be exactly on an hour.
-    first = select(_is_exact).where(*of_day).order_by(_row.validated_at).limit(1)
-    return bool(connection.execute(first).scalar()) or _find_exact(connection, day) is not None
+    return _begins_exactly(connection, day) or _find_exact(connection, day) is not None
+
+
+def _begins_exactly(connection: Connection, day: datetime) -> bool:
+    """Return whether the first row of a day is exact. All its rows may be exactly on an hour."""
+    first = select(_is_exact).where(*_of_day(day)).order_by(_row.validated_at).limit(1)
+    return bool(connection.execute(first).scalar())
+
+
+def _of_day(day: datetime) -> tuple[ColumnElement[bool], ...]:
+    return _row.validated_at >= day, _row.validated_at < day + _DAY
 
 
 def _find_exact(connection: Connection, day: datetime) -> datetime | None:
@@ -183,12 +190,15 @@ def coarsen_rows(
 def read_exact(connection: Connection, day: datetime, *, limit: int) -> list[ExactRow]:
     """Return up to `limit` exact rows of the first hour of a day that has some."""
     moment = _find_exact(connection, day)
-    if moment is None:
+    if moment is not None:
+        ends = floor_to_hour(moment) + _HOUR
+        query = select(*_EXACT).where(_row.validated_at >= moment, _row.validated_at < ends)
+        query = query.order_by(_row.validated_at)
+    elif _begins_exactly(connection, day):
+        query = select(*_EXACT).where(*_of_day(day), _is_exact)
+    else:
         return []
-    ends = floor_to_hour(moment) + _HOUR
-    query = select(*_EXACT).where(_row.validated_at >= moment, _row.validated_at < ends)
-    query = query.order_by(_row.validated_at).limit(limit)
-    return [ExactRow(*row) for row in connection.execute(query)]
+    return [ExactRow(*row) for row in connection.execute(query.limit(limit))]
 
 
 def coarsen_strangers(transaction: Connection, rows: Iterable[ExactRow]) -> None:

@@ -8,6 +8,7 @@ from datetime import datetime
 from pathlib import Path
 
 from birthmark_sma.authority.background import pruning
+from birthmark_sma.authority.background.privacy import coarsening
 from birthmark_sma.authority.background.retention import oldest_kept
 from birthmark_sma.authority.devices import store as device_store
 from birthmark_sma.authority.devices import uniqueness
@@ -153,3 +154,19 @@ def check_retention(database: Database, settings: Settings, now: datetime) -> It
 def _some(names: list[str]) -> str:
     more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
     return ", ".join(names[:_LISTED]) + more
+
+
+def check_privacy(database: Database, settings: Settings, now: datetime) -> Iterator[Finding]:
+    """Warn if the audit log has exact times and addresses that are older than the set days."""
+    days = settings.privacy_days
+    if days is None:
+        return
+    late = coarsening.find_due(database, oldest_kept(days + 1, now))  # a day of grace
+    if late is not None:
+        yield warning(
+            f"Rows of {late:%Y-%m-%d} have exact times and addresses, after {counted(days, 'day')}",
+            "A server coarsens them every hour: look at its log, or type sma history coarsen"
+            f" --older-than-days {days}",
+        )
+    else:
+        yield ok(f"No row older than {counted(days, 'day')} has an exact time or an address")

@@ -103,6 +103,7 @@ def _inside(database: Database, settings: Settings, now: datetime, extent: Exten
         ("audit trail", lambda: check_audit_log(database, extent.audit_rows)),
         ("audit checkpoints", lambda: check_checkpoints(database)),
         ("retention", lambda: database_checks.check_retention(database, settings, now)),
+        ("privacy", lambda: database_checks.check_privacy(database, settings, now)),
     ]
     if (file := settings.sqlite_file) is not None:
         most = extent.file_bytes

@@ -21,7 +21,7 @@ from birthmark_sma.authority.acts.actor import Actor, Source
 from birthmark_sma.authority.idempotency.requests import IdempotentRequest, answer_once
 from birthmark_sma.authority.idempotency.sealing import digest, storage_key
 from birthmark_sma.authority.representations.json_text import as_json_text
-from birthmark_sma.errors import PreconditionFailedError
+from birthmark_sma.errors import InsufficientScopeError, PreconditionFailedError
 from birthmark_sma.web.middleware.request_body import (
     MOST_VALUES,
     parse,
@@ -93,6 +93,15 @@ def parse_flag(request: ApiRequest, name: str) -> bool:
     if value not in {None, "true", "false"}:
         raise refused(f"{name} is true or false.")
     return value == "true"
+
+
+def check_serials_allowed(request: ApiRequest) -> None:
+    """Raise InsufficientScopeError if the access key may not read the serials of this path."""
+    if not request.context.known_caller.may_read_serials:
+        raise InsufficientScopeError(
+            "The disclosure of this access key leaves out serials, and devices and flags are named"
+            " by them. Use a key with --disclosure serial, or without --disclosure"
+        )
 
 
 async def read_body(

@@ -21,6 +21,7 @@ from birthmark_sma.web.api.administration.calls import (
     Tagged,
     answer,
     check_query,
+    check_serials_allowed,
     entity_tag,
     parse_flag,
     parse_limit,
@@ -41,6 +42,7 @@ router = APIRouter(tags=["administer"])
 
 async def list_devices(request: ApiRequest) -> Response:
     """Return a page of the devices that match all filters, sorted by serial."""
+    check_serials_allowed(request)
     check_query(request, *_FILTERS, _EXPIRES, "limit", "cursor")
     limit, cursor = parse_limit(request), parse_name(request, "cursor")
     wanted = DeviceFilter(
@@ -93,6 +95,7 @@ def _expiring(
 
 async def show_device(request: ApiRequest) -> Response:
     """Return a device with its earlier certificates. Raises UnknownDeviceError."""
+    check_serials_allowed(request)
     check_query(request)
     name = path_parameter(request)
 

@@ -15,6 +15,7 @@ from birthmark_sma.web.api.administration import examples
 from birthmark_sma.web.api.administration.calls import (
     answer,
     check_query,
+    check_serials_allowed,
     parse_flag,
     parse_limit,
     perform,
@@ -32,6 +33,7 @@ router = APIRouter(tags=["administer"])
 
 async def show_flags(request: ApiRequest) -> Response:
     """Return a page of flags, the latest day first."""
+    check_serials_allowed(request)
     check_query(request, "shadow", "reviewed", "limit", "cursor")
     limit, after = parse_limit(request), _place_of(parse_name(request, "cursor"))
     shadow, reviewed = parse_flag(request, "shadow"), parse_flag(request, "reviewed")

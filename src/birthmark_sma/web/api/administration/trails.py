@@ -10,7 +10,7 @@ from starlette.responses import Response
 
 from birthmark_sma.authority.acts import search as act_search
 from birthmark_sma.authority.acts.actor import ActKind, Source
-from birthmark_sma.authority.acts.search import ActFilter
+from birthmark_sma.authority.acts.search import ActFilter, RecordedAct
 from birthmark_sma.authority.devices.revocation import find_serial
 from birthmark_sma.authority.representations.validations import page_as_json, request_as_json
 from birthmark_sma.authority.validation import audit_search, validation_details
@@ -83,15 +83,10 @@ async def list_validations(request: ApiRequest) -> Response:
     def read(connection: Connection) -> dict[str, Any]:
         serial = None if device is None else find_serial(connection, device)
         wanted = AuditFilter(device_serial=serial, **chosen)
-        return page_as_json(
-            audit_search.search(
-                connection,
-                wanted,
-                limit=limit,
-                before=place,
-                seconds=audit_search.LOOK_UP_SECONDS,
-            )
+        page = audit_search.search(
+            connection, wanted, limit=limit, before=place, seconds=audit_search.LOOK_UP_SECONDS
         )
+        return _allowed(request, page_as_json(page))
 
     return await answer(request, read)
 
@@ -105,9 +100,28 @@ async def show_request(request: ApiRequest) -> Response:
         found = validation_details.find_request(database, request_id)
         with database.read() as connection:
             names = validation_details.name_callers(connection, found)
-        return respond(request_as_json(request_id, found, names))
+        return respond(_allowed(request, request_as_json(request_id, found, names)))
 
     return await run_with_timeout(request.server.slow, read, _WHOLE_SECONDS)
+
+
+def _allowed(request: ApiRequest, found: dict[str, Any]) -> dict[str, Any]:
+    """Return validations without serials if the access key may not read them."""
+    if not request.context.known_caller.may_read_serials:
+        for each in found["validations"]:
+            each["device_serial"] = None
+    return found
+
+
+def _act_as_json(request: ApiRequest, act: RecordedAct) -> dict[str, Any]:
+    """Return an act, without what names a device if the access key may not read serials."""
+    shown = asdict(act)
+    return act_search.leave_out_serials(shown) if _is_nameless(request, act) else shown
+
+
+def _is_nameless(request: ApiRequest, act: RecordedAct) -> bool:
+    is_named = act_search.names_devices(act.subject_kind)
+    return is_named and not request.context.known_caller.may_read_serials
 
 
 def _place_of(request: ApiRequest) -> Cursor | None:
@@ -136,7 +150,7 @@ async def list_acts(request: ApiRequest) -> Response:
     def read(connection: Connection) -> dict[str, Any]:
         found = act_search.search(connection, wanted, limit=limit + 1, before=before)
         return {
-            "acts": [asdict(each) for each in found[:limit]],
+            "acts": [_act_as_json(request, each) for each in found[:limit]],
             "next_cursor": str(found[limit - 1].id) if len(found) > limit else None,
         }
 
@@ -153,8 +167,10 @@ async def show_act(request: ApiRequest) -> Response:
 
     def read(connection: Connection) -> dict[str, Any]:
         act = act_search.find(connection, int(name))
-        found = act_search.list_subjects(connection, act.id, limit=limit + 1, after=after)
-        return asdict(act) | {
+        found = []  # the cursor of a page of devices is a serial
+        if not _is_nameless(request, act):
+            found = act_search.list_subjects(connection, act.id, limit=limit + 1, after=after)
+        return _act_as_json(request, act) | {
             "listed": [asdict(each) for each in found[:limit]],
             "next_cursor": found[limit - 1].name if len(found) > limit else None,
         }

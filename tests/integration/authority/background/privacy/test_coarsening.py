@@ -17,11 +17,14 @@ from birthmark_sma.authority.audit_chain.verification.trail import verify
 from birthmark_sma.authority.background.privacy import audit_rows, coarsening
 from birthmark_sma.authority.background.privacy.ledger import DROPPED_ADDRESS
 from birthmark_sma.authority.background.retention import midnight
+from birthmark_sma.authority.validation.audit_search import AuditEntry, AuditFilter, Cursor, search
 from birthmark_sma.authority.validation.records import LedgerEntry
 from birthmark_sma.authority.validation.replay_ledger import note_lost_answers
 from birthmark_sma.authority.validation.store import make_store
+from birthmark_sma.authority.validation.validation_details import find_validation
 from birthmark_sma.errors import DatabaseUnavailableError
 from birthmark_sma.protocol.replay import SeenToken
+from birthmark_sma.protocol.verdict import Verdict
 from birthmark_sma.storage.engine import Database
 from birthmark_sma.storage.schema.validations import validation_history as history
 from tests.support.authorities import execute, rows_of
@@ -269,3 +272,48 @@ def test_the_ledger_does_not_give_it_back(trail: ChainedTrail, before: datetime)
     assert [tuple(each) for each in again] == [(ip, 1), (DROPPED_ADDRESS, 5), (key, 1)]
     lost = rows_of(database, "SELECT caller FROM lost_answers ORDER BY caller")
     assert [each[0] for each in lost] == [ip, key]
+
+
+def test_a_row_exactly_on_the_hour(trail: ChainedTrail, before: datetime) -> None:
+    """It looks coarse, and loses its address all the same."""
+    coarsening.coarsen(trail.database, before, go_on)
+    execute(
+        trail.database,
+        "INSERT INTO validation_history (id, encrypted_nuc_hash, table_id, key_index,"
+        " validation_result, reason, validated_at, request_ip) SELECT -5, encrypted_nuc_hash, 1, 2,"
+        " 'FAIL', 'not_opened', '2020-01-01 00:00:00.000000+00:00', '192.0.2.7'"
+        " FROM validation_history WHERE id = (SELECT min(id) FROM validation_history)",
+    )
+    assert coarsening.coarsen(trail.database, before, go_on).rows == 1
+    assert coarsening.find_due(trail.database, before) is None
+    assert _typed(trail.database)[0].request_ip is None
+
+
+def test_a_search_finds_coarse_rows(trail: ChainedTrail, before: datetime) -> None:
+    """Each row once, with pages of any size and any filter, although counters have minutes."""
+    database = trail.database
+    young = [each for each in _everything(database, AuditFilter()) if not each.is_coarse]
+    coarsening.coarsen(database, before, go_on)
+    for wanted in (AuditFilter(), AuditFilter(result=Verdict.FAIL), AuditFilter(caller="key")):
+        found = _everything(database, wanted)
+        assert len(found) == len({each.id for each in found}) == len(young) == 36
+        assert found == sorted(found, key=lambda row: row.cursor, reverse=True)
+    old = [each for each in _everything(database, AuditFilter()) if each.is_coarse]
+    assert len(old) == 12
+    assert _everything(database, AuditFilter(device_serial=old[0].device_serial, until=before))
+    assert _everything(database, AuditFilter(request_id=old[0].request_id, until=before))
+    with database.read() as connection:
+        place = Cursor.parse(str(old[3].cursor))
+        assert find_validation(connection, place).entry == old[3]
+
+
+def _everything(database: Database, wanted: AuditFilter) -> list[AuditEntry]:
+    found: list[AuditEntry] = []
+    place = None
+    while True:
+        with database.read() as connection:
+            page = search(connection, wanted, limit=5, before=place, seconds=0.0)
+        found += page.rows
+        place = page.older
+        if place is None:
+            return found

@@ -179,3 +179,35 @@ def test_a_key_table(server: Administered) -> None:
     answer = server.ask("read", "GET", "/tables/7")
     server.check_schema("/tables/{table_id}", answer)
     assert answer.json()["table_id"] == 7
+
+
+def test_a_key_that_may_not_read_serials(server: Administered) -> None:
+    """Validations and acts come without serials, as in an export; devices and flags not at all."""
+    serial = server.provision()
+    server.act(f"/devices/{serial}/suspend", reason="certificate_hold")
+    fail_once(server, "nameless-1")
+    made = server.ask(
+        "admin", "POST", "/keys", json={"name": new_serial(), "scope": "read", "disclosure": "none"}
+    )
+    assert made.status_code == 200, made.text
+    key = bearer(made.json()["secret"])
+    with server.running.client(headers=key) as client:
+        for path in ("/devices", f"/devices/{serial}", "/flags"):
+            refused = client.get(API + path)
+            assert (refused.status_code, refused.json()["type"][-18:]) == (
+                403,
+                "insufficient-scope",
+            )
+        for path in ("/validations", "/validations/nameless-1", "/acts"):
+            answer = client.get(API + path)
+            assert answer.status_code == 200, answer.text
+            assert serial not in answer.text
+            server.check_schema(path, answer)
+        act = next(
+            each
+            for each in client.get(f"{API}/acts", params={"act": "device.suspend"}).json()["acts"]
+        )
+        assert act["subject"] is None
+        one = client.get(f"{API}/acts/{act['id']}")
+        assert (one.json()["listed"], one.json()["next_cursor"]) == ([], None)
+        assert serial not in one.text
