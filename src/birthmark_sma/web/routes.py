@@ -74,8 +74,6 @@ class Route:
     traced: bool = True
     batch: bool = False
     """The endpoint takes one unit of the limit for each element of the body, once it knows them."""
-    names_devices: bool = False
-    """Its JSON has serials of devices: not for a key whose exports have none."""
     dashboard: bool = False
     """Browsers use it: it accepts sessions of the dashboard, and shows problems as pages."""
     navigation: str | None = None
@@ -130,10 +128,6 @@ def _page(path: str, navigation: str | None = None) -> Route:
     return Route(path, READ, dashboard=True, navigation=navigation)
 
 
-def _naming_devices(path: str) -> Route:
-    return replace(_administration(path, READ), names_devices=True)
-
-
 def _administration(path: str, scopes: Scopes, methods: tuple[str, ...] = ("GET",)) -> Route:
     """Return a route of the administration API. A parameter in the path is one segment."""
     _, brace, end = path.partition("}")
@@ -181,8 +175,8 @@ SANDBOX = Route("/sandbox")
 _DOCUMENTATION_FILES = Route("/static-offline-docs", tail=_FILE, cacheable=True, dashboard=True)
 
 _OF_DEVICE = "/api/v1/devices/{serial}"
-DEVICES = _naming_devices("/api/v1/devices")
-DEVICE = _naming_devices(_OF_DEVICE)
+DEVICES = _administration("/api/v1/devices", READ)
+DEVICE = _administration(_OF_DEVICE, READ)
 DEVICES_BULK = _administration("/api/v1/devices/bulk", OPERATE, ("POST",))
 RE_ENROL = _administration(f"{_OF_DEVICE}/re-enrol", OPERATE, ("POST",))
 SUSPEND, REINSTATE, REVOKE, RETIRE = (
@@ -192,15 +186,15 @@ KEYS = _administration("/api/v1/keys", ADMIN, ("GET", "POST"))
 KEY = _administration("/api/v1/keys/{key}", ADMIN)
 ROTATE_KEY = _administration("/api/v1/keys/{key}/rotate", ADMIN, ("POST",))
 REVOKE_KEY = _administration("/api/v1/keys/{key}/revoke", ADMIN, ("POST",))
-FLAGS = _naming_devices("/api/v1/flags")
+FLAGS = _administration("/api/v1/flags", READ)
 REVIEW_FLAGS = _administration("/api/v1/flags/review", OPERATE, ("POST",))
-VALIDATIONS = _naming_devices("/api/v1/validations")
-VALIDATION = _naming_devices("/api/v1/validations/{request_id}")
+VALIDATIONS = _administration("/api/v1/validations", READ)
+VALIDATION = _administration("/api/v1/validations/{request_id}", READ)
 KEY_TABLES = _administration("/api/v1/tables", READ)
 KEY_TABLE = _administration("/api/v1/tables/{table_id}", READ)
 ISSUERS = _administration("/api/v1/issuers", ADMIN)
-ACTS = _naming_devices("/api/v1/acts")
-ACT = _naming_devices("/api/v1/acts/{act_id}")
+ACTS = _administration("/api/v1/acts", READ)
+ACT = _administration("/api/v1/acts/{act_id}", READ)
 STATISTICS = _administration("/api/v1/statistics", _MONITOR)
 
 UNKNOWN = Route("unknown")
