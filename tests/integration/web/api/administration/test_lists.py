@@ -194,7 +194,7 @@ def test_a_key_that_may_not_read_serials(server: Administered) -> None:
         "admin", "POST", "/keys", json={"name": new_serial(), "scope": "read", "disclosure": "none"}
     )
     assert made.status_code == 200, made.text
-    key = bearer(made.json()["secret"])
+    key = bearer(made.json()["key"])
     with server.running.client(headers=key) as client:
         for path in ("/devices", f"/devices/{serial}", "/flags"):
             refused = client.get(API + path)
