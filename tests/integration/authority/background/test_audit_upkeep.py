@@ -177,3 +177,16 @@ def test_a_clock_that_runs_ahead_takes_no_history(postgres_url: str) -> None:
     upkeep.work(current_time())
     assert rows_of(database, "SELECT count(*) FROM validation_history") == [(1,)]
     database.close()
+
+
+def test_it_coarsens_old_rows(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After the set days, and it remembers what it need not look at again."""
+    trust_the_machine(monkeypatch)
+    for days in (5, 0):
+        note(database, current_time() - timedelta(days=days))
+    upkeep = AuditUpkeep(database, None, None, privacy_days=2)
+    for _ in range(2):
+        upkeep.work(current_time())
+        coarse = "SELECT count(*) FROM validation_history WHERE time_and_ip_commitment IS NOT NULL"
+        assert rows_of(database, coarse)[0][0] == 1
+    assert count_of(database) == 2
