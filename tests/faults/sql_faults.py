@@ -11,7 +11,7 @@ from tests.faults.beds import Bed, BedKind
 from tests.faults.fault import HANGING_SECONDS, QUICK_SECONDS, Fault
 from tests.faults.postgresql_faults import repeated
 from tests.support.databases import faults
-from tests.support.databases.faults import CUT_OFF, ON_POSTGRESQL, SEQUENCE_AT_ITS_END
+from tests.support.databases.faults import CUT_OFF, ON_POSTGRESQL
 from tests.support.databases.postgres import on_server
 from tests.support.databases.standby import cancel_waiting_commits
 
@@ -123,10 +123,6 @@ REFUSALS = (
     Fault("read-only (default_transaction_read_only)", _known("read-only")),
     Fault("disk full (53100, from a trigger)", _known("disk full")),
     Fault("INSERT revoked", _known("permission")),
-    Fault(
-        "sequence of the audit log at its end",
-        lambda bed: faults.played(bed.running, bed.rows_url, SEQUENCE_AT_ITS_END),
-    ),
     Fault("table of the audit log gone", _known("table gone")),
     Fault("schema gone", _known("schema gone")),
     Fault(

@@ -18,7 +18,6 @@ from tests.end_to_end.conftest import FEW_TABLES
 from tests.support.cameras.camera import PROVISION, VALIDATE, Camera, provision_body, wire
 from tests.support.databases.faults import (
     ON_POSTGRESQL,
-    SEQUENCE_AT_ITS_END,
     SLOW_COMMITS,
     Fault,
     locked,
@@ -130,7 +129,7 @@ def served(
 
 REFUSING = {
     name: ON_POSTGRESQL[name] for name in ("disk full", "read-only", "permission", "schema gone")
-} | {"sequence at its end": SEQUENCE_AT_ITS_END}
+}
 
 
 @pytest.mark.parametrize("fault", REFUSING.values(), ids=REFUSING.keys())

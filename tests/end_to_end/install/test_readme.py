@@ -41,7 +41,7 @@ def test_the_first_provisioning_and_validation_work_as_printed(
 def test_postgresql_works_in_the_clone_in_which_make_run_was_typed(
     server: Server, postgres_url: str, tmp_path: Path
 ) -> None:
-    """SQLite's authority and PostgreSQL's live beside each other, in one data directory."""
+    """SQLite's authority and PostgreSQL's live beside each other, each with a data directory."""
     with server:
         assert server.terminate() == 0
     shell = block("sh", "DATABASE_URL").replace(EXAMPLE_DATABASE, f"'{postgres_url}'")

@@ -154,6 +154,7 @@ POSTGRESQL_ALONE = {
     "sighted_tokens_first_seen_at_idx",
     "registered_devices_serial_idx",
     "validation_history_request_id_idx",
+    "audit_batches_hour_idx",
 }
 
 

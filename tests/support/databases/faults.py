@@ -51,13 +51,6 @@ ON_POSTGRESQL = {
         "lacks a table",
         "schema",
     ),
-    "sequence at its end": Fault(
-        "ALTER SEQUENCE validation_history_id_seq MAXVALUE 10;"
-        " SELECT setval('validation_history_id_seq', 10)",
-        "ALTER SEQUENCE validation_history_id_seq NO MAXVALUE",
-        "sequence",
-        "sequence",
-    ),
     "permission": Fault(
         "REVOKE INSERT ON validation_history FROM {role}",
         "GRANT INSERT ON validation_history TO {role}",
@@ -83,12 +76,6 @@ ON_POSTGRESQL = {
     "statement cancelled": Fault(*raising("57014"), "too busy", "busy"),
     "data corrupted": Fault(*raising("XX001"), "damaged", "damaged"),
 }
-SEQUENCE_AT_ITS_END = Fault(
-    f"SELECT setval('validation_history_id_seq', {2**63 - 1})",
-    "SELECT setval('validation_history_id_seq', (SELECT max(id) FROM validation_history))",
-    "sequence",
-    "sequence",
-)
 
 
 def waiting(seconds: int) -> str:

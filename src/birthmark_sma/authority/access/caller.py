@@ -29,8 +29,12 @@ class Caller:
     it. An IPv4-mapped IPv6 address (RFC 4291, section 2.5.5.2) counts as the IPv4 address.
     """
 
+    key_id: str | None = field(init=False)
+    """The id of the presented access key, or None."""
+
     def __post_init__(self) -> None:
-        # Made here, because several steps of each request need both names.
+        # Made here, because several steps of each request need these names.
+        object.__setattr__(self, "key_id", None if self.key is None else self.key.key_id)
         address = self.address
         if self.key is not None:
             identity = partition = f"key:{self.key.key_id}"
@@ -47,11 +51,6 @@ class Caller:
         """Return True unless the access key is for exports and API responses without serials."""
         return self.key is None or self.key.may_export_serials
 
-    @property
-    def key_id(self) -> str | None:
-        """The id of the presented access key, or None."""
-        return None if self.key is None else self.key.key_id
-
 
 @dataclass(frozen=True, slots=True)
 class RenewingDevice(Caller):
@@ -60,6 +59,7 @@ class RenewingDevice(Caller):
     device_serial: str = ""
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "key_id", None)
         name = f"device:{self.device_serial}"
         object.__setattr__(self, "identity", name)
         object.__setattr__(self, "partition", name)

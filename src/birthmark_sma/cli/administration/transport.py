@@ -6,7 +6,7 @@ must never be in a message.
 """
 
 import json
-import random
+import secrets
 import time
 import uuid
 from collections.abc import Mapping
@@ -105,7 +105,7 @@ class ServerConnection:
                 attempts,
                 first=_FIRST_PAUSE_SECONDS,
                 longest=_LONGEST_PAUSE_SECONDS,
-                chance=random.random,
+                chance=secrets.SystemRandom().random,
             )
             patience = _PATIENCE_SECONDS
             told = None if answer is None else retry_after(answer)

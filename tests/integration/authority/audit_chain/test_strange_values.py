@@ -19,7 +19,7 @@ def trail(database: Database, tmp_path: Path) -> ChainedTrail:
     """A batch, an act and a checkpoint."""
     trail = ChainedTrail(database, tmp_path)
     trail.validate("aa")
-    trail.act("one")
+    trail.act("one", "two")
     trail.checkpoint()
     return trail
 

@@ -44,7 +44,8 @@ def everything_in(settings: Settings) -> dict[str, Any]:
     found |= {
         path.name: path.read_bytes()
         for path in settings.data_dir.iterdir()
-        if not path.name.startswith("sma.db")
+        # authority.json says when the authority was used last.
+        if not path.name.startswith("sma.db") and path.name != "authority.json"
     }
     return found
 

@@ -114,7 +114,7 @@ def contents(settings: Settings) -> tuple[list[bytes], bytes, bytes]:
         authority.close()
 
 
-WHAT_STAYS = {"ca-password", "simulated-mfg-root-ca.key", "sma.db"}
+WHAT_STAYS = {"authority.json", "ca-password", "simulated-mfg-root-ca.key", "sma.db"}
 
 
 def names_in(laptop: Settings) -> set[str]:

@@ -51,6 +51,10 @@ class DatabaseReader:
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
+        if connection.dialect.name == "sqlite":
+            # A text that is not UTF-8 becomes one that no program has written, and no error.
+            driver: Any = connection.connection.driver_connection
+            driver.text_factory = lambda text: text.decode("utf-8", "surrogateescape")
         self._conditions: dict[Table, ColumnElement[bool]] = {}  # of tables with malformed rows
 
     def malformed(self) -> Iterator[str]:

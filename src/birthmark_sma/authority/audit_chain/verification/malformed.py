@@ -73,6 +73,8 @@ def _fits_in_sqlite(column: Column[object]) -> ColumnElement[bool]:
         )
     else:
         fits = kind == next(name for type_, name in _TYPES if isinstance(column.type, type_))
+        if isinstance(column.type, Boolean):
+            fits = and_(fits, cast(column, Integer).between(0, 1))
     return _allow_null(column, fits)
 
 
