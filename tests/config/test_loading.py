@@ -75,6 +75,7 @@ GOOD_VALUES: Mapping[str, str] = {
     "rate_store": f"rediss://:{SECRET}@redis.example.org/1",
     "cors_origins": "https://app.example.org,http://localhost:3000",
     "audit_retention_days": "90",
+    "privacy_days": "30",
     "abuse": "suspend",
     "abuse_factor": "2.5",
     "abuse_least": "50",

@@ -337,15 +337,15 @@ LIFE: tuple[Step, ...] = (
         prepare=use_new_secret,
     ),
     Step(
-        "history prune",
-        ("--older-than-days", "30", "--yes"),
-        ActKind.HISTORY_PRUNE,
-        prepare=add_an_old_row,
-    ),
-    Step(
         "history coarsen",
         ("--older-than-days", "30", "--yes"),
         ActKind.HISTORY_COARSEN,
+        prepare=add_an_old_row,
+    ),
+    Step(
+        "history prune",
+        ("--older-than-days", "30", "--yes"),
+        ActKind.HISTORY_PRUNE,
         prepare=add_an_old_row,
     ),
 )
