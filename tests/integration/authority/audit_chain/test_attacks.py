@@ -235,7 +235,7 @@ ATTACKS: dict[str, tuple[list[str], set[tuple[str, str]]]] = {
             ("deleted", "batches 1 to 3 of chain aa"),
             ("deleted", "batches 1 to 3 of chain bb"),
             ("deleted", "batches 1 to 6 of chain acts"),
-            ("inserted", "act 1"),
+            *(("inserted", f"act {number}") for number in range(1, 7)),
         },
     ),
     "the columns of a checkpoint": (

@@ -25,6 +25,7 @@ from birthmark_sma.authority.audit_chain.verification.malformed import (
     find_malformed,
     is_well_formed,
 )
+from birthmark_sma.storage.portable_sql import choose
 from birthmark_sma.storage.schema.acts import act_subjects, administrative_acts
 from birthmark_sma.storage.schema.audit_chain import audit_batches, audit_checkpoints
 from birthmark_sma.storage.schema.validations import validation_history as history
@@ -51,10 +52,7 @@ class DatabaseReader:
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
-        if connection.dialect.name == "sqlite":
-            # A text that is not UTF-8 becomes one that no program has written, and no error.
-            driver: Any = connection.connection.driver_connection
-            driver.text_factory = lambda text: text.decode("utf-8", "surrogateescape")
+        choose(connection, postgresql=_read_nothing_else, sqlite=_read_any_text)(connection)
         self._conditions: dict[Table, ColumnElement[bool]] = {}  # of tables with malformed rows
 
     def malformed(self) -> Iterator[str]:
@@ -162,6 +160,16 @@ class DatabaseReader:
     def _without_malformed(self, query: Select[Any], table: Table) -> Select[Any]:
         condition = self._conditions.get(table)
         return query if condition is None else query.where(condition)
+
+
+def _read_nothing_else(connection: Connection) -> None:
+    """Leave a connection to PostgreSQL as it is: its texts are UTF-8."""
+
+
+def _read_any_text(connection: Connection) -> None:
+    """Let SQLite return a text that is not UTF-8 as one that no program has written."""
+    driver: Any = connection.connection.driver_connection
+    driver.text_factory = lambda text: text.decode("utf-8", "surrogateescape")
 
 
 def _sort(subjects: Iterable[Any]) -> list[tuple[Any, ...]]:

@@ -25,7 +25,7 @@ from sqlalchemy import (
     true,
 )
 
-from birthmark_sma.storage.portable_sql import UtcDateTime
+from birthmark_sma.storage.portable_sql import UtcDateTime, choose
 
 # A day away from the ends of Python's calendar, for the sake of sums with days.
 _FIRST_TIME = datetime(1, 1, 2, tzinfo=UTC)
@@ -37,7 +37,7 @@ _SECOND_ENDS = 19
 
 def is_well_formed(connection: Connection, table: Table) -> ColumnElement[bool]:
     """Return the condition that a row's values can be read."""
-    is_fit = _fits_in_sqlite if connection.dialect.name == "sqlite" else _fits_in_postgresql
+    is_fit = choose(connection, postgresql=_fits_in_postgresql, sqlite=_fits_in_sqlite)
     return and_(true(), *(is_fit(column) for column in table.columns))
 
 
