@@ -24,10 +24,6 @@ class Clock:
         """Return the outcome that a writer sets after a commit."""
         return Outcome(self.now, None, seconds)
 
-    def failed(self) -> Outcome:
-        """Return the outcome that a writer sets after a failure."""
-        return Outcome(self.now, FULL)
-
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
@@ -49,7 +45,7 @@ def test_the_last_batch_counts(clock: Clock) -> None:
     health = WriterHealth()
     health.last = clock.committed(0.01)
     assert health.fault(0) is None
-    health.last = clock.failed()
+    health.failed(clock.now, FULL)
     assert health.fault(0) is FULL
     health.last = clock.committed(SLOW)
     slow = health.fault(0)
@@ -62,7 +58,7 @@ def test_the_last_batch_counts(clock: Clock) -> None:
 def test_a_fault_does_not_pass_with_time(clock: Clock) -> None:
     """Only a write that succeeds ends it."""
     health = WriterHealth()
-    health.last = clock.failed()
+    health.failed(clock.now, FULL)
     clock.now += 3_600
     assert health.fault(0) is FULL
 
@@ -86,7 +82,7 @@ def test_items_that_wait_for_their_turn_are_no_fault(clock: Clock) -> None:
 
 def test_a_probing_write_ends_a_fault(clock: Clock) -> None:
     health = WriterHealth()
-    health.last = clock.failed()
+    health.failed(clock.now, FULL)
     began = clock.now = clock.now + 1
     health.probed(began, FULL)
     assert health.fault(0) is FULL
@@ -108,7 +104,7 @@ def test_a_batch_that_ends_during_a_probing_write_counts(
     began = next(times)
     clock.now = next(times)
     if error is None:
-        health.last = clock.failed()
+        health.failed(clock.now, FULL)
     else:
         health.last = clock.committed(0.01)
     before = health.fault(0)
@@ -120,15 +116,15 @@ def test_a_batch_that_ends_during_a_probing_write_counts(
 def test_an_outage_lasts_from_the_first_failure_on(clock: Clock) -> None:
     health = WriterHealth()
     assert health.outage_seconds(0) == 0
-    health.last = clock.failed()
+    health.failed(clock.now, FULL)
     clock.now += 10
     assert health.outage_seconds(0) == 10
-    health.last = clock.failed()
+    health.failed(clock.now, FULL)
     clock.now += 5
     assert health.outage_seconds(0) == 15
     health.last = clock.committed(0.01)
     assert health.outage_seconds(0) == 0
-    health.last = clock.failed()
+    health.failed(clock.now, FULL)
     clock.now += 2
     assert health.outage_seconds(0) == 2
 

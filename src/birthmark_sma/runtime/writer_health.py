@@ -30,25 +30,21 @@ class WriterHealth:
     def __init__(self) -> None:
         self.last_commit = 0.0
         """The Unix time of the last committed batch, 0 if there was none."""
-        self._last: Outcome | None = None
+        self.last: Outcome | None = None
+        """The last outcome. The writer sets it after each batch that was committed."""
         self._failing_since = 0.0  # the time of the first failure after the last success
 
-    @property
-    def last(self) -> Outcome | None:
-        """The last outcome. The writer sets it after each batch."""
-        return self._last
-
-    @last.setter
-    def last(self, outcome: Outcome) -> None:
-        if outcome.error is not None and (self._last is None or self._last.error is None):
-            self._failing_since = outcome.at
-        self._last = outcome
+    def failed(self, at: float, error: DatabaseUnavailableError, seconds: float = 0.0) -> None:
+        """Report a batch or a probing write that failed, at a time of `monotonic`."""
+        if self.last is None or self.last.error is None:
+            self._failing_since = at
+        self.last = Outcome(at, error, seconds)
 
     def outage_seconds(self, oldest_seconds: float) -> float:
         """Return for how long nothing could be written, in seconds; 0 without a fault."""
         if self.fault(oldest_seconds) is None:
             return 0.0
-        last = self._last
+        last = self.last
         failing = monotonic() - self._failing_since if last and last.error else 0.0
         return max(failing, oldest_seconds)
 
@@ -56,7 +52,10 @@ class WriterHealth:
         """Report a probing write, unless a batch has ended since it began at `began`."""
         if self.last is None or self.last.at <= began:
             now = monotonic()
-            self.last = Outcome(now, error, now - began)
+            if error is None:
+                self.last = Outcome(now, None, now - began)
+            else:
+                self.failed(now, error, now - began)
 
     @property
     def is_known(self) -> bool:

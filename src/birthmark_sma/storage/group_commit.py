@@ -340,7 +340,7 @@ class GroupCommit(Generic[Item, Answer]):
     def _report_failure(self, items: int, error: DatabaseUnavailableError) -> None:
         advice = f": {error.advice}" if error.advice else ""
         _log.warning("%s: %d items failed: %s%s", self.name, items, error, advice)
-        self.health.last = Outcome(monotonic(), error)
+        self.health.failed(monotonic(), error)
         if self._on_failure is not None:
             self._on_failure(error.fault)
 

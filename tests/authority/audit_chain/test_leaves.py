@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from birthmark_sma.authority.audit_chain.leaves import (
+from birthmark_sma.authority.audit_chain.batches import (
     ROW_FIELDS,
     commit_to,
     cut,

@@ -14,18 +14,16 @@ from sqlalchemy import Connection, func, select
 
 from birthmark_sma.authority.audit_chain import store
 from birthmark_sma.authority.audit_chain.batches import (
+    ABSENT_LEAF,
     EARLIER,
+    ROW_FIELDS,
+    SALT_BYTES,
     START,
     AuditBatch,
     End,
     Kind,
-    seal,
-)
-from birthmark_sma.authority.audit_chain.leaves import (
-    ABSENT_LEAF,
-    ROW_FIELDS,
-    SALT_BYTES,
     hash_rows,
+    seal,
 )
 from birthmark_sma.errors import SchemaMismatchError
 from birthmark_sma.storage.schema.acts import act_subjects, administrative_acts

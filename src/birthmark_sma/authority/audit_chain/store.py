@@ -17,9 +17,9 @@ from birthmark_sma.authority.audit_chain.batches import (
     End,
     Kind,
     floor_to_hour,
+    hash_act,
     seal,
 )
-from birthmark_sma.authority.audit_chain.leaves import hash_act
 from birthmark_sma.storage.locks import AdvisoryLock, wait_for_lock
 from birthmark_sma.storage.schema.audit_chain import audit_batches
 

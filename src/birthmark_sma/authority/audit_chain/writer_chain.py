@@ -10,14 +10,16 @@ from collections.abc import Sequence
 from typing import Any
 
 from birthmark_sma.authority.audit_chain.batches import (
+    ROW_FIELDS,
+    SALT_BYTES,
     START,
     AuditBatch,
     End,
     Kind,
     floor_to_hour,
+    hash_rows,
     seal,
 )
-from birthmark_sma.authority.audit_chain.leaves import ROW_FIELDS, SALT_BYTES, hash_rows
 from birthmark_sma.storage.outages.commit_marks import CommitMark
 
 _TIME = ROW_FIELDS.index("validated_at")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from birthmark_sma.authority.audit_chain.leaves import ROW_FIELDS
+from birthmark_sma.authority.audit_chain.batches import ROW_FIELDS
 from birthmark_sma.storage.engine import Database
 from tests.support.authorities import execute, rows_of
 from tests.support.databases.chained_trail import ChainedTrail

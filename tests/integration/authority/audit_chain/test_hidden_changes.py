@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from birthmark_sma.authority.audit_chain.leaves import commit_to
+from birthmark_sma.authority.audit_chain.batches import commit_to
 from birthmark_sma.authority.background.retention import prune
 from birthmark_sma.storage.engine import Database
 from tests.support.authorities import execute, rows_of

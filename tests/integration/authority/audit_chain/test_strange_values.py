@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from birthmark_sma.authority.audit_chain.leaves import ROW_FIELDS
+from birthmark_sma.authority.audit_chain.batches import ROW_FIELDS
 from birthmark_sma.authority.audit_chain.verification.database_reader import DatabaseReader
 from birthmark_sma.authority.audit_chain.verification.findings import Verified
 from birthmark_sma.authority.audit_chain.verification.trail import verify

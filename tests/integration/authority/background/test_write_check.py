@@ -17,7 +17,6 @@ from birthmark_sma.authority.background.write_check import (
 )
 from birthmark_sma.authority.validation.store import make_store
 from birthmark_sma.errors import DatabaseUnavailableError
-from birthmark_sma.runtime.writer_health import Outcome
 from birthmark_sma.storage.schema import metadata
 from birthmark_sma.web.api.health import check_writes
 from tests.support.authorities import execute, new_authority, rows_of, small_settings
@@ -83,7 +82,7 @@ def test_it_logs_each_change_once(authority: Authority, caplog: pytest.LogCaptur
     check = check_of(authority)
     caplog.set_level(logging.WARNING)
     full = DatabaseUnavailableError("no room", "make some")
-    authority.validator.writer.health.last = Outcome(monotonic(), full)
+    authority.validator.writer.health.failed(monotonic(), full)
     check._log_change(check._writers[0])
     check._log_change(check._writers[0])
     check.work(NOW)

@@ -12,9 +12,8 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Select, Table, func, select
 
-from birthmark_sma.authority.audit_chain.batches import AuditBatch, Kind
+from birthmark_sma.authority.audit_chain.batches import ROW_FIELDS, AuditBatch, Kind
 from birthmark_sma.authority.audit_chain.keys import list_verifiers
-from birthmark_sma.authority.audit_chain.leaves import ROW_FIELDS
 from birthmark_sma.authority.audit_chain.store import hash_act_and_subjects
 from birthmark_sma.authority.audit_chain.verification.findings import (
     StoredAct,

@@ -23,7 +23,7 @@ class StoredNote(NamedTuple):
 
 
 class StoredRow(NamedTuple):
-    """An audit row. `values` are in the order of `leaves.ROW_FIELDS`."""
+    """An audit row. `values` are in the order of `batches.ROW_FIELDS`."""
 
     id: int
     kept: bytes | None

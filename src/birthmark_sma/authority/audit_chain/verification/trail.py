@@ -12,23 +12,21 @@ from itertools import groupby
 from operator import attrgetter
 
 from birthmark_sma.authority.audit_chain.batches import (
+    ABSENT_LEAF,
     ACTS,
+    CUT_BYTES,
     EARLIER,
+    ROW_FIELDS,
     START,
     AuditBatch,
     End,
     compute_head,
+    cut,
     floor_to_hour,
+    hash_stored_row,
     merkle_root,
 )
 from birthmark_sma.authority.audit_chain.checkpoint import KeptNote, Signed
-from birthmark_sma.authority.audit_chain.leaves import (
-    ABSENT_LEAF,
-    CUT_BYTES,
-    ROW_FIELDS,
-    cut,
-    hash_stored_row,
-)
 from birthmark_sma.authority.audit_chain.verification.checkpoint_notes import (
     add_up,
     compare_notes,

@@ -13,8 +13,13 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import ColumnElement, Connection, Select, bindparam, func, or_, select, update
 
-from birthmark_sma.authority.audit_chain.batches import EARLIER, Kind, floor_to_hour
-from birthmark_sma.authority.audit_chain.leaves import SALT_BYTES, commit_to
+from birthmark_sma.authority.audit_chain.batches import (
+    EARLIER,
+    SALT_BYTES,
+    Kind,
+    commit_to,
+    floor_to_hour,
+)
 from birthmark_sma.storage.portable_sql import UtcDateTime
 from birthmark_sma.storage.schema.audit_chain import audit_batches
 from birthmark_sma.storage.schema.validations import validation_history as history

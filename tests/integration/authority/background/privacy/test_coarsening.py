@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 from sqlalchemy import select, update
 
+from birthmark_sma.authority.audit_chain.batches import commit_to
 from birthmark_sma.authority.audit_chain.earlier import chain_earlier
 from birthmark_sma.authority.audit_chain.export import load_export, write_export
 from birthmark_sma.authority.audit_chain.keys import find_verifier
-from birthmark_sma.authority.audit_chain.leaves import commit_to
 from birthmark_sma.authority.audit_chain.verification.database_reader import DatabaseReader
 from birthmark_sma.authority.audit_chain.verification.findings import Verified
 from birthmark_sma.authority.audit_chain.verification.trail import verify
