@@ -43,8 +43,11 @@ NO_PAGES = {
     *("/dashboard/acts.jsonl", "/dashboard/validations.csv", "/dashboard/validations.jsonl"),
     *("/dashboard/certificates/download", "/dashboard/device/certificate"),
     *("/dashboard/figures", "/dashboard/health/findings", "/dashboard/static"),
+    *("/dashboard/devices/act", "/dashboard/device/re-enrolment", "/dashboard/flags/review"),
+    *("/dashboard/keys/create", "/dashboard/keys/rotate", "/dashboard/keys/revoke"),
 }
-"""Routes of the dashboard that are downloads, or parts of pages."""
+"""Routes of the dashboard that are downloads or parts of pages, or that test_dashboard_actions.py
+looks at."""
 HOSTILE = "<img src=x onerror=alert(1)>"
 LONG = "WWWWWWWWWWWWWWWW.a-serial-as-long-as-one-may-be.WWWWWWWWWWWWWWWW"
 PICTURES = Path(__file__).parents[3] / "build" / "dashboard"
