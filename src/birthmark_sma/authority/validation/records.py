@@ -35,7 +35,7 @@ class Attempt(NamedTuple):
     """An object that identifies its request; None if no rate limit counts its FAIL."""
     request_id: str | None = None
     began: int | None = None
-    """When the request began, in nanoseconds of `perf_counter_ns`."""
+    """The beginning of the request, in nanoseconds of `perf_counter_ns`."""
     batch_position: int | None = None
     """The index of the token in the body of a batch, from 0; None for a single token."""
 

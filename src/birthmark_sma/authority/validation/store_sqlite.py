@@ -41,8 +41,8 @@ from birthmark_sma.storage.schema.validations import sighted_tokens, validation_
 _WRITERS = 1 << 15  # the non-negative values of the column's type, smallint
 _first_seen_at = sighted_tokens.c.first_seen_at
 _SIZES = (256, 64, 16, 4, 1)
-"""How many rows a statement takes. There are few sizes, because the driver caches prepared
-statements by their text."""
+"""The numbers of rows that a statement takes: few, because the driver caches prepared statements by
+their text."""
 
 _ENTRY = ", ".join(LedgerEntry._fields)
 # The number of parameters is a power of two, for the same reason. Unused ones are NULL, which
