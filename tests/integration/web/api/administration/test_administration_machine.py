@@ -151,7 +151,7 @@ class Operators(RuleBasedStateMachine):
     @rule(scope=scopes, device=devices)
     def act_on_what_was_changed(self, scope: str, device: int) -> None:
         path = f"/devices/{self.serials[device]}/revoke"
-        answer = self.send(scope, "operate", path, {}, **{"If-Match": '"of before"'})
+        answer = self.send(scope, "operate", path, {}, **{"If-Match": '"of-before"'})
         assert answer.status_code in {403, 412}
 
     @rule(scope=scopes, path=st.sampled_from(["/devices", "/keys", "/acts", "/statistics"]))
