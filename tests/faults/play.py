@@ -9,6 +9,7 @@ from tests.faults.fault import Fault, Result
 from tests.faults.probes import LIVE, READY, Probed, Probes
 from tests.high_availability.load import Heard, Load
 from tests.high_availability.report import Outcome, take_stock
+from tests.support.counting import assert_the_chains_at_verify
 from tests.support.programs.running import wait_until
 
 _BEFORE_SECONDS = 1.0
@@ -19,7 +20,10 @@ _HANGING_SECONDS = 7.0  # without any answer, though readiness reacts after 5
 
 
 def play(fault: Fault, bed: Bed) -> Result:
-    """Play one fault. Raises AssertionError if service is not back 60 seconds after its end."""
+    """Play one fault. Raises AssertionError if service is not back 60 seconds after its end.
+
+    Raises it, too, if the chains of the audit log do not verify then.
+    """
     load = Load(bed.urls, bed.new_camera())
     with Probes(bed.urls[0]) as probes:
         load.start()
@@ -37,6 +41,7 @@ def play(fault: Fault, bed: Bed) -> Result:
         finally:
             load.stop()
     stock = take_stock(fault.name, load, [bed.rows_url])
+    assert_the_chains_at_verify(bed.rows_url)
     back = load.served_from(ended)
     heard = [each for each in load.heard if began < each.at <= back]
     ready = probes.between(READY, began, time.monotonic())

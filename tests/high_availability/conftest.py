@@ -13,6 +13,7 @@ from tests.high_availability.home import UNPACKED
 from tests.high_availability.load import Load
 from tests.high_availability.report import Outcome, table, take_stock
 from tests.support.cameras.camera import Camera
+from tests.support.counting import assert_the_chains_at_verify
 from tests.support.programs.running import new_serial, start
 from tests.support.programs.server import Server
 
@@ -63,6 +64,8 @@ class Bed:
         self.cluster.wait_until_replayed()
         nodes = [node.url(DATABASE) for node in self.cluster.nodes]
         outcomes.append(take_stock(name, load, nodes))
+        for node in nodes:
+            assert_the_chains_at_verify(node)
         _OUTCOMES.append(outcomes[0])
         with _LOG.open("a", encoding="utf-8") as log:
             log.write(f"{json.dumps(asdict(outcomes[0]))}\n")

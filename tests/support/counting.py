@@ -1,12 +1,17 @@
-"""Assert that the counters and the replay ledger agree with a scan of the whole audit log."""
+"""Assert that counters, replay ledger and chains agree with a scan of the whole audit log."""
 
 from collections import Counter
+from contextlib import closing
 from datetime import date
 
-from sqlalchemy import select
+from sqlalchemy import func, select
 
+from birthmark_sma.authority.audit_chain.verification.database_reader import DatabaseReader
+from birthmark_sma.authority.audit_chain.verification.findings import Verified
+from birthmark_sma.authority.audit_chain.verification.trail import verify
 from birthmark_sma.authority.devices.activity import most_active
-from birthmark_sma.storage.engine import Database
+from birthmark_sma.storage.engine import Database, open_database
+from birthmark_sma.storage.locks import hold_snapshot
 from birthmark_sma.storage.schema.activity import device_activity
 from birthmark_sma.storage.schema.validations import (
     repeat_counters,
@@ -90,6 +95,23 @@ def assert_the_ledger_agrees_with_the_trail(database: Database) -> None:
     assert sum(row.times for row in repeats) == kinds.total()
     others = [row for row in repeats if row.caller != first_callers[bytes(row.digest)]]
     assert len(others) == kinds["dual_submission"]
+
+
+def assert_the_chains_verify(database: Database) -> None:
+    """Assert that `sma audit verify` finds nothing, and that it has seen every row of the log."""
+    done = Verified()
+    with database.read() as connection:
+        hold_snapshot(connection)
+        number = connection.execute(select(func.count()).select_from(validation_history))
+        found = list(verify(DatabaseReader(connection), None, [], done))
+        assert done.rows == number.scalar_one()
+    assert not found, "\n".join(map(str, found[:20]))
+
+
+def assert_the_chains_at_verify(database_url: str) -> None:
+    """Assert the same of the database at a URL."""
+    with closing(open_database(database_url)) as database:
+        assert_the_chains_verify(database)
 
 
 def _busiest_are_listed(database: Database, day: date, passes: Counter[tuple[date, str]]) -> bool:

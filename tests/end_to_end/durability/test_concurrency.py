@@ -21,6 +21,7 @@ from tests.support.cameras.camera import (
     provision_body,
     wire,
 )
+from tests.support.counting import assert_the_chains_at_verify
 from tests.support.programs.load import (
     Answer,
     Connection,
@@ -155,6 +156,7 @@ def test_service_goes_on_when_a_worker_is_killed(start_server: Start) -> None:
         assert {_verdict(client, camera) for camera in cameras for _ in range(3)} == {"PASS"}
     assert running.server.terminate() == 0
     assert running.count("validation_history") == 54
+    assert_the_chains_at_verify(running.database_url)
 
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
@@ -195,3 +197,4 @@ def test_two_servers_on_one_database(start_server: Start) -> None:
         verdicts = answered(validate_all(other, [camera.token() for camera in cameras]))
         assert {verdict.json()["validation_result"] for verdict in verdicts} == {"PASS"}
     assert first.count("validation_history") == 50
+    assert_the_chains_at_verify(first.database_url)

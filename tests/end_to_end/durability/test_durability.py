@@ -22,6 +22,7 @@ from tests.support.cameras.camera import (
     provision_body,
     wire,
 )
+from tests.support.counting import assert_the_chains_at_verify
 from tests.support.problems import assert_problem
 from tests.support.programs.load import Answer, validate_all
 from tests.support.programs.running import Running, new_serial, start, wait_until
@@ -54,7 +55,7 @@ def verdict_of(answer: Answer) -> str:
 def assert_recorded(
     running: Running, tokens: list[CameraToken], answers: list[Answer | None]
 ) -> int:
-    """Every answer that was received stands in the audit trail; return how many there were."""
+    """Every answer that was received stands in the audit trail, which verifies; return how many."""
     recorded = {
         bytes(sealed): result
         for sealed, result in running.rows(
@@ -66,6 +67,7 @@ def assert_recorded(
     assert not missing, f"{len(missing)} of {len(received)} answers are not recorded"
     for token, answer in received:
         assert recorded[token.encrypted_nuc_hash] == verdict_of(answer)
+    assert_the_chains_at_verify(running.database_url)
     return len(received)
 
 

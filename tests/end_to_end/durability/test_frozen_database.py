@@ -12,6 +12,7 @@ import pytest
 
 from birthmark_sma.protocol.camera_token import CameraToken
 from tests.support.cameras.camera import PROVISION, VALIDATE, Camera, provision_body, wire
+from tests.support.counting import assert_the_chains_at_verify
 from tests.support.databases.frozen_proxy import FrozenProxy, through_all
 from tests.support.programs.commands import sma
 from tests.support.programs.running import Running, new_serial, query, start, wait_until
@@ -68,6 +69,7 @@ def assert_recorded_once(database_url: str, tokens: list[CameraToken]) -> None:
     assert set(times.values()) == {1}
     missing = [token for token in tokens if token.encrypted_nuc_hash not in times]
     assert not missing, f"{len(missing)} of {len(tokens)} acknowledged verdicts have no row"
+    assert_the_chains_at_verify(database_url)
 
 
 @pytest.fixture

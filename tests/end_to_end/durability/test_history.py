@@ -9,7 +9,10 @@ from birthmark_sma.storage.partitions import list_partitions
 from tests.end_to_end.conftest import FEW_TABLES, Start
 from tests.support.authorities import execute
 from tests.support.cameras.camera import VALIDATE, Camera, wire
-from tests.support.counting import assert_counters_are_those_of_the_trail
+from tests.support.counting import (
+    assert_counters_are_those_of_the_trail,
+    assert_the_chains_verify,
+)
 from tests.support.programs.commands import sma
 from tests.support.programs.load import validate_all
 from tests.support.programs.running import Running, new_serial, start, wait_until
@@ -97,6 +100,7 @@ def test_counters_survive_sigkill(start_server: Start) -> None:
         running = start_server()
     with running.database() as database:
         counted = assert_counters_are_those_of_the_trail(database, killed=True)
+        assert_the_chains_verify(database)
     assert counted > ROUNDS * 200
 
 
@@ -110,6 +114,7 @@ def test_workers_count_together(start_server: Start) -> None:
     assert all(answer is not None and answer.status == 200 for answer in answers)
     with running.database() as database:
         assert assert_counters_are_those_of_the_trail(database) == len(tokens)
+        assert_the_chains_verify(database)
     with running.client() as client:
         stats = client.get("/stats").json()
     assert stats["recent_validations_24h"] == {"PASS": len(tokens), "FAIL": 0}

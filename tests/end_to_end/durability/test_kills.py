@@ -24,6 +24,7 @@ from birthmark_sma.storage.schema.devices import re_enrolments
 from birthmark_sma.storage.schema.key_tables import earlier_table_keys
 from tests.end_to_end.conftest import Start
 from tests.support.cameras.survivor import Survivor
+from tests.support.counting import assert_the_chains_at_verify
 from tests.support.devices.acts import allow_re_enrolment
 from tests.support.programs.commands import Background, sma
 from tests.support.programs.kill_points import (
@@ -362,6 +363,7 @@ def test_nothing_is_stranded_and_nothing_is_there_twice(
         for number in sorted(scene.chance.sample(range(len(ATTACKS)), KINDS)):
             attack, act = ATTACKS[number]
             tallies.append(play(attack(scene, act)))
+        assert_the_chains_at_verify(scene.running.database_url)
     finally:
         scene.close()
         tell_table(

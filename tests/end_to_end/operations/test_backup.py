@@ -13,6 +13,7 @@ from typing import NamedTuple
 import pytest
 
 from birthmark_sma.protocol.camera_token import CameraToken
+from birthmark_sma.storage.postgresql.server_role import SERVER_ROLE
 from tests.end_to_end.conftest import Start
 from tests.support.cameras.camera import VALIDATE, Camera, wire
 from tests.support.databases.postgres import Postgres
@@ -31,6 +32,12 @@ class Passed(NamedTuple):
     sent: float
     answered: float
     token: CameraToken
+
+
+GRANTS = (
+    "SELECT table_name, privilege_type FROM information_schema.role_table_grants"
+    " WHERE grantee = ? ORDER BY table_name, privilege_type"
+)
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -131,6 +138,7 @@ def test_a_backup_under_load(
 
     looked = sma("doctor", "--json", environ=environ)
     assert looked.returncode == 0, looked.stdout
+    assert_chained_and_known(running, environ, url)
     with (
         Server(tmp_path / "elsewhere", database_url=environ.get("DATABASE_URL")) as server,
         server.client() as client,
@@ -138,6 +146,17 @@ def test_a_backup_under_load(
         for camera in cameras:
             answer = client.post(VALIDATE, json=wire(camera.token())).json()
             assert answer["validation_result"] == "PASS"
+
+
+def assert_chained_and_known(running: Running, environ: dict[str, str], url: str) -> None:
+    """The chains verify, the data directory knows its authority, and servers may what they may."""
+    verified = sma("audit", "verify", "--json", environ=environ)
+    assert verified.returncode == 0, verified.stdout
+    directories = (running.server.data_dir, Path(environ["SMA_DATA_DIR"]))
+    first, second = (json.loads((each / "authority.json").read_text()) for each in directories)
+    assert first["authority_id"] == second["authority_id"]
+    if not running.uses_sqlite:
+        assert query(url, GRANTS, SERVER_ROLE) == running.rows(GRANTS, SERVER_ROLE) != []
 
 
 def elsewhere(

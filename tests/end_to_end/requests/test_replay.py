@@ -11,6 +11,7 @@ from tests.end_to_end.conftest import Start
 from tests.support.cameras.camera import VALIDATE, Camera, wire
 from tests.support.counting import (
     assert_counters_are_those_of_the_trail,
+    assert_the_chains_verify,
     assert_the_ledger_agrees_with_the_trail,
 )
 from tests.support.problems import assert_problem
@@ -85,6 +86,7 @@ def test_the_ledger_survives_a_power_cut(start_server: Start) -> None:
         with running.database() as database:
             assert_the_ledger_agrees_with_the_trail(database)
             assert_counters_are_those_of_the_trail(database, killed=True)
+            assert_the_chains_verify(database)
         answered = next(t for t, a in zip(brought, answers, strict=True) if a is not None)
         again = validate_all(running.server.url, [answered])
         assert isinstance(again[0], Answer)

@@ -155,7 +155,7 @@ def test_rotation_under_load(start_server: Start, workers: int) -> None:
         "audit_keys": 0,
     }  # fmt: skip
     assert told["rewrapped"]["key_tables"] == 2_500
-    for table in ("key_tables", "idempotent_responses", "key_encryption_keys"):
+    for table in ("key_tables", "idempotent_responses", "key_encryption_keys", "audit_keys"):
         assert running.rows(f"SELECT DISTINCT kek_id FROM {table}") == [(2,)]
     new = OTHER
     if running.uses_sqlite:

@@ -38,7 +38,10 @@ from tests.support.authorities import (
 from tests.support.cameras.camera import new_key
 from tests.support.cameras.renewed import new_device, renew
 from tests.support.cameras.table_epochs import rotate
-from tests.support.counting import assert_counters_are_those_of_the_trail
+from tests.support.counting import (
+    assert_counters_are_those_of_the_trail,
+    assert_the_chains_verify,
+)
 from tests.support.databases.pgbouncer import PgBouncer
 from tests.support.devices.acts import allow_re_enrolment, reinstate_device, suspend_device
 
@@ -162,6 +165,7 @@ def provision_and_validate(authorities: list[Authority]) -> None:
     assert verdicts == {Verdict.PASS: asked}
     count_activity(*authorities)
     assert assert_counters_are_those_of_the_trail(authorities[0].database) == asked
+    assert_the_chains_verify(authorities[0].database)
     ledger = rows_of(authorities[0].database, "SELECT count(*) FROM sighted_tokens")
     assert ledger == [(REPEATED + PROCESSES * own,)]
 

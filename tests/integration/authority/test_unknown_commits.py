@@ -26,6 +26,7 @@ from tests.support.authorities import (
 )
 from tests.support.counting import (
     assert_counters_are_those_of_the_trail,
+    assert_the_chains_verify,
     assert_the_ledger_agrees_with_the_trail,
 )
 from tests.support.databases.commit_loser import CommitLoser, Loss
@@ -79,6 +80,7 @@ def assert_recorded_once(authority: Authority, tokens: int) -> None:
     count_activity(authority)
     assert assert_counters_are_those_of_the_trail(authority.database) == tokens
     assert_the_ledger_agrees_with_the_trail(authority.database)
+    assert_the_chains_verify(authority.database)
     for table in ("resubmitted_tokens", "lost_answers"):
         assert rows_of(authority.database, f"SELECT count(*) FROM {table}") == [(0,)]
     [(totals,)] = rows_of(

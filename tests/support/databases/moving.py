@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import SecretStr
 
 from birthmark_sma.authority.access.caller import Caller
+from birthmark_sma.authority.background.privacy import coarsening
 from birthmark_sma.authority.operations.moving.move import Moved, move_authority
 from birthmark_sma.config import Settings
 from tests.support.authorities import (
@@ -34,7 +35,7 @@ def no_bar(_what: str, _unit: str) -> Iterator[Any]:
 
 
 def fill(folder: Path, *, devices: int = 7) -> tuple[Settings, list[Camera]]:
-    """Create an authority on SQLite with devices and audit rows of several days."""
+    """Create an authority on SQLite with devices, and with coarse and exact audit rows."""
     folder.mkdir(exist_ok=True)
     settings = small_settings(folder, None)
     with new_authority(settings) as authority:
@@ -42,6 +43,8 @@ def fill(folder: Path, *, devices: int = 7) -> tuple[Settings, list[Camera]]:
         for camera in cameras:
             authority.validator.submit(camera.token(), Caller(None)).result()
         count_activity(authority)
+        tomorrow = current_time() + timedelta(days=1)
+        coarsening.coarsen(authority.database, tomorrow, lambda _seconds: False)
         for days in DAYS:
             execute(
                 authority.database,

@@ -8,7 +8,7 @@ previous passphrase becomes current again, the one that it replaces is kept.
 import fcntl
 import os
 import shutil
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 
 from pydantic import SecretStr
@@ -19,6 +19,7 @@ from birthmark_sma.authority.acts.actor import ActKind, Actor
 from birthmark_sma.authority.acts.trail import Subject
 from birthmark_sma.authority.ca.ceremony import root_key_files
 from birthmark_sma.authority.ca.root_key_file import RootKey
+from birthmark_sma.authority.initialisation import remember_authority
 from birthmark_sma.authority.kek.passphrase_file import (
     PASSPHRASE_FILE,
     PassphraseFile,
@@ -72,10 +73,11 @@ def restore_backup(
 ) -> tuple[Manifest, Proof]:
     """Restore a backup into the database that the settings name; return its manifest and the proof.
 
-    The restored database records the act. SQLite's file gets its name last, after the proof.
-    PostgreSQL is filled in one transaction, before the proof: if that fails, the error tells the
-    operator to drop the database. Raises BackupError, BackupPlaceTakenError, WrongSecretError,
-    ConfigurationError, PrivateFileError or DatabaseUnavailableError.
+    The restored database records the act, and the data directory which authority it has. SQLite's
+    file gets its name last, after the proof. PostgreSQL is filled in one transaction, before the
+    proof: if that fails, the error tells the operator to drop the database. Raises BackupError,
+    BackupPlaceTakenError, WrongSecretError, ConfigurationError, PrivateFileError or
+    DatabaseUnavailableError.
     """
     # All checks come before the first write. The checksums come last: they read all files.
     manifest = read_manifest(folder)
@@ -85,26 +87,19 @@ def restore_backup(
     if (file := settings.sqlite_file) is not None:
         for suffix in ("", *_JOURNALS):
             check_target_is_empty(file.with_name(file.name + suffix))
-        if reinstated is None:
-            check_secrets_free(settings, folder, manifest)
-        open_secrets(manifest.kek_records, KekSecret.of(proving))
-        with bar("Checking the backup", "bytes") as progress:
-            check_files(folder, manifest, progress)
+    if reinstated is None:
+        check_secrets_free(settings, folder, manifest)
+    open_secrets(manifest.kek_records, KekSecret.of(proving))
+    if file is not None:
+        _check_content(folder, manifest, bar)
         proof = _into_sqlite(
             proving, folder, manifest, file, bar, actor=actor, reinstated=reinstated
         )
-        return manifest, proof
-    check_secrets_free(settings, folder, manifest)
-    open_secrets(manifest.kek_records, KekSecret.of(proving))
-    database = open_database(settings.resolved_database_url)
-    try:
-        program = _check_empty(database, manifest)
-        with bar("Checking the backup", "bytes") as progress:
-            check_files(folder, manifest, progress)
-        proof = _into_postgresql(database, program, proving, folder, manifest, bar=bar, actor=actor)
-        return manifest, proof
-    finally:
-        database.close()
+    else:
+        proof = _into_postgresql(proving, folder, manifest, bar, actor)
+    with closing(open_database(settings.resolved_database_url)) as database:
+        remember_authority(settings, database)
+    return manifest, proof
 
 
 # --- checks before the first write
@@ -150,6 +145,11 @@ def _check_empty(database: Database, manifest: Manifest) -> pg_dump.Program:
     # pg_restore must be at least as new as the pg_dump that made the file, and as this server.
     made = manifest.postgresql_major or major
     return pg_dump.find_program("pg_restore", at_least=max(made, major))
+
+
+def _check_content(folder: Path, manifest: Manifest, bar: Bar) -> None:
+    with bar("Checking the backup", "bytes") as progress:
+        check_files(folder, manifest, progress)
 
 
 def _with_passphrase_of_backup(settings: Settings, folder: Path, manifest: Manifest) -> Settings:
@@ -310,37 +310,34 @@ def _forget(partial: Path) -> None:
 
 
 def _into_postgresql(
-    database: Database,
-    program: pg_dump.Program,
-    settings: Settings,
-    folder: Path,
-    manifest: Manifest,
-    *,
-    bar: Bar,
-    actor: Actor,
+    settings: Settings, folder: Path, manifest: Manifest, bar: Bar, actor: Actor
 ) -> Proof:
-    with (
-        (folder / manifest.database_file).open("rb") as file,
-        bar("Restoring", "bytes") as progress,
-    ):
-        pg_dump.restore(program, settings.resolved_database_url, file, progress)
-    try:
-        proof = prove(database, settings, manifest, bar)
-    except BackupError as error:
-        raise BackupError(
-            f"{str(error).rstrip('.')}. Drop this database, and restore another backup."
-        ) from None
-    # Only after the proof: it may still fail, and then no secret has been written.
-    place_secrets(settings, folder, manifest)
-
-    def finish(transaction: Connection) -> None:
-        health.gather_statistics(transaction)
-        partitions.create_future_partitions(transaction, database_time(transaction).date())
-        grant_to_servers(transaction)  # a backup has no privileges
-        _record(transaction, actor, manifest)
-
-    database.transact(finish, LONG_SECONDS)
+    with closing(open_database(settings.resolved_database_url)) as database:
+        program = _check_empty(database, manifest)
+        _check_content(folder, manifest, bar)
+        with (
+            (folder / manifest.database_file).open("rb") as file,
+            bar("Restoring", "bytes") as progress,
+        ):
+            pg_dump.restore(program, settings.resolved_database_url, file, progress)
+        try:
+            proof = prove(database, settings, manifest, bar)
+        except BackupError as error:
+            raise BackupError(
+                f"{str(error).rstrip('.')}. Drop this database, and restore another backup."
+            ) from None
+        # Only after the proof: it may still fail, and then no secret has been written.
+        place_secrets(settings, folder, manifest)
+        database.transact(lambda each: _finish(each, actor, manifest), LONG_SECONDS)
     return proof
+
+
+def _finish(transaction: Connection, actor: Actor, manifest: Manifest) -> None:
+    """Do what a dump leaves out. It has no statistics, and no privileges."""
+    health.gather_statistics(transaction)
+    partitions.create_future_partitions(transaction, database_time(transaction).date())
+    grant_to_servers(transaction)
+    _record(transaction, actor, manifest)
 
 
 def _record(transaction: Connection, actor: Actor, manifest: Manifest) -> None:

@@ -241,6 +241,11 @@ def _print_result(
     if done.pruned_rows:
         verified += f"; retention deleted {counted(done.pruned_rows, 'row')} of these batches"
     print_line(f"Verified {verified}.")
+    unsigned = counted(done.unsigned_batches, "batch", "batches")
+    if done.signed_until is None:
+        print_line(f"No checkpoint has signed {unsigned}.")
+    else:
+        print_line(f"Signed until {done.signed_until:%Y-%m-%d %H:%M:%S} UTC, except {unsigned}.")
     print_line(f"Public key: {key}" if key else "No server has made a key for checkpoints yet.")
     print_line(
         f"{counted(number, 'finding')}: somebody changed the trail."

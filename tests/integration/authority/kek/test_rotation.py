@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from birthmark_sma.authority.access.caller import Caller
+from birthmark_sma.authority.audit_chain import keys as audit_keys
 from birthmark_sma.authority.authority import Authority, open_authority
 from birthmark_sma.authority.background.key_reload import KeyReloader
 from birthmark_sma.authority.ca.ceremony import root_key_file
@@ -63,19 +64,22 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 def founded_by_passphrase(tmp_path: Path, database_url: str) -> Settings:
     """A small authority whose secret is CA_PASSWORD."""
     settings = small_settings(tmp_path, database_url, kek_file=None)
-    settings = settings.model_copy(update={"kek_file": None})
-    give_schema(settings.resolved_database_url)
-    initialise(settings, quiet, actor=ACTOR)
-    return settings
+    return created(settings.model_copy(update={"kek_file": None}))
 
 
 @pytest.fixture
 def laptop(tmp_path: Path) -> Settings:
     """A small authority on SQLite whose passphrase was made in the data directory."""
     settings = small_settings(tmp_path, None, ca_password=None, data_dir=tmp_path / "data")
-    settings = settings.model_copy(update={"kek_file": None})
+    return created(settings.model_copy(update={"kek_file": None}))
+
+
+def created(settings: Settings) -> Settings:
+    """Create the authority of these settings, with a key for checkpoints as a server makes it."""
     give_schema(settings.resolved_database_url)
     initialise(settings, quiet, actor=ACTOR)
+    with opened(settings) as authority, authority.database.write() as transaction:
+        assert audit_keys.create_key(transaction, authority.secrets.keks, datetime.now(UTC))
     return settings
 
 
@@ -101,15 +105,23 @@ def given(settings: Settings, **changes: Any) -> Settings:
     return Settings(**fields)
 
 
-def contents(settings: Settings) -> tuple[list[bytes], bytes, bytes]:
-    """Every master key, the CA key, and what a NUC hash is looked up by."""
+def contents(settings: Settings) -> tuple[list[bytes], bytes, bytes, bytes]:
+    """Every master key, the CA key, what a NUC hash is looked up by, and the key of checkpoints."""
     authority = open_authority(settings)
     try:
         keys = [
             authority.table_cache.keys.current[n].master_key
             for n in range(authority.table_sizes.tables)
         ]
-        return keys, authority.issuer.signer.private_der(), authority.secrets.nuc_hash_index.of(b"")
+        with authority.database.read() as connection:
+            audit_key = audit_keys.open_key(connection, authority.secrets.keks)
+        assert audit_key is not None
+        return (
+            keys,
+            authority.issuer.signer.private_der(),
+            authority.secrets.nuc_hash_index.of(b""),
+            audit_key.private_bytes_raw(),
+        )
     finally:
         authority.close()
 
@@ -134,7 +146,7 @@ def assert_nothing_old(settings: Settings) -> None:
         assert len(records) == 1
         assert records[0][1:] == (None, None)
         newest = records[0][0]
-        for table in ("key_tables", "idempotent_responses"):
+        for table in ("key_tables", "idempotent_responses", "audit_keys"):
             assert rows_of(database, f"SELECT 1 FROM {table} WHERE kek_id <> {newest}") == []
         [ca] = rows_of(
             database,

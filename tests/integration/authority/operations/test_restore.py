@@ -83,7 +83,7 @@ def test_no_room_for_the_name(
     assert_names_all(refused.value, target)
     assert names_in(target) == SECRETS
     restore_backup(target, backups / "with", no_bar, actor=ACTOR)
-    assert names_in(target) == SECRETS | {"sma.db"}
+    assert names_in(target) == SECRETS | {"sma.db", "authority.json"}
 
 
 def test_no_room_for_the_name_and_no_secrets(

@@ -1,6 +1,7 @@
 """`sma audit`, as an operator and a stranger type it."""
 
 import json
+import re
 from pathlib import Path
 from subprocess import CompletedProcess
 
@@ -49,6 +50,7 @@ def test_verify(audited: Audited) -> None:
     clean = audited.sma("verify")
     assert (clean.returncode, clean.stderr) == (0, "")
     assert "Verified 4 audit rows and 1 act in 2 batches, 1 checkpoint." in clean.stdout
+    assert re.search(r"^Signed until \S+ \S+ UTC, except 0 batches\.$", clean.stdout, re.MULTILINE)
     assert clean.stdout.endswith("All is as it was written.\n")
     changed = audited.change_a_row()
     found = audited.sma("verify")
@@ -69,7 +71,11 @@ def test_what_was_kept_elsewhere(audited: Audited, tmp_path: Path) -> None:
     assert audited.sma("checkpoints", "--since", "2").stdout.count("number ") == 1
     with_both = ("verify", "--checkpoints", str(kept), "--public-key", key)
     assert audited.sma(*with_both).returncode == 0
+    assert ", except 0 batches." in audited.sma(*with_both).stdout
+    audited.trail.validate("aa")
+    assert ", except 1 batch." in audited.sma(*with_both).stdout
     execute(audited.trail.database, "DELETE FROM audit_checkpoints")
+    assert "No checkpoint has signed 4 batches." in audited.sma("verify").stdout
     found = audited.sma(*with_both)
     assert found.returncode == 1
     assert "deleted: checkpoint 1 (it was kept elsewhere)" in found.stdout

@@ -96,6 +96,7 @@ def add_up(
             continue
         if isinstance(each, StoredNote) and not _has_right_columns(each, checkpoint):
             yield Finding("changed", what, "its columns are not those of its note")
+        done.signed_until = checkpoint.made_at
         try:
             if is_whole:
                 signed = signed.add(checkpoint, each.note)

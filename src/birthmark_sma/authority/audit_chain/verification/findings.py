@@ -94,6 +94,10 @@ class Verified:
     chains: int = 0
     pruned_rows: int = 0
     """Rows that a signed checkpoint says retention deleted."""
+    signed_until: datetime | None = None
+    """The time of the last checkpoint of the trail."""
+    unsigned_batches: int = 0
+    """Batches that no checkpoint of the trail has signed."""
 
 
 def name_batch(batch: AuditBatch) -> str:

@@ -96,8 +96,10 @@ def _verify_chain(
     if gone is not START:
         signatures.append(gone)
     end: End | None = None
+    signed_end = signed.chains.get(writer, START)
     for batch in chain:
         done.batches += 1
+        done.unsigned_batches += batch.sequence > signed_end.sequence
         what = f"batch {batch.sequence} of chain {writer}"
         if end is None and batch.sequence <= gone.sequence:
             end = End(batch.sequence - 1, b"")  # retention has deleted those before, or will do so

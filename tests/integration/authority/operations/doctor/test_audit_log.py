@@ -1,19 +1,23 @@
 """The audit trail against its counters: what was tampered with is found, and nothing else is."""
 
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 
 from birthmark_sma.authority.access.caller import Caller
 from birthmark_sma.authority.authority import Authority
 from birthmark_sma.authority.background import retention
+from birthmark_sma.authority.background.privacy import coarsening
+from birthmark_sma.authority.background.retention import oldest_kept
 from birthmark_sma.authority.operations.doctor import audit_log
 from birthmark_sma.authority.operations.doctor.audit_log import check_audit_log
+from birthmark_sma.authority.operations.doctor.database import check_privacy
 from birthmark_sma.authority.operations.doctor.findings import Finding, State
 from birthmark_sma.protocol.verdict import Reason
 from birthmark_sma.storage.engine import Database
 from tests.support.audit_rows import AuditWriter, append_rows, judged
-from tests.support.authorities import execute, new_camera
+from tests.support.authorities import execute, new_camera, small_settings
 from tests.support.days import DAY, today
 
 REASONS = [
@@ -208,3 +212,19 @@ def test_servers_may_run(authority: Authority) -> None:
     while not all(each.done() for each in under_way):
         assert worst(look(authority.database)) == {State.WELL}
     assert worst(look(authority.database)) == {State.WELL}
+
+
+def test_rows_that_are_exact_for_too_long(trail: Database, tmp_path: Path) -> None:
+    """A warning that names the command, until the rows are coarse. Nothing without the setting."""
+    with trail.write() as transaction:
+        AuditWriter().write(transaction, judged(noon() - 5 * DAY, REASONS))
+    settings = small_settings(tmp_path, None)
+    private = settings.model_copy(update={"privacy_days": 2})
+    assert list(check_privacy(trail, settings, noon())) == []
+    [finding] = check_privacy(trail, private, noon())
+    assert finding.state is State.WARNING
+    assert f"{noon() - 5 * DAY:%Y-%m-%d}" in finding.sentence
+    assert "sma history coarsen" in (finding.remedy or "")
+    coarsening.coarsen(trail, oldest_kept(2, noon()), lambda _seconds: False)
+    [finding] = check_privacy(trail, private, noon())
+    assert finding.state is State.WELL
