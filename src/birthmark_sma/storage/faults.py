@@ -165,6 +165,10 @@ _OUT_OF_ORDER = (
 _TRY_AGAIN = ("40001", "40P01", "26000", "42P05", "53300")
 
 _CHECK_VIOLATION = "23514"
+_UNIQUE_VIOLATION = "23505"
+_NEXT_NUMBERS = ("audit_batches_pkey", "audit_checkpoints_pkey")
+"""Keys with a number that follows the last one, which a transaction reads under a lock. At
+REPEATABLE READ its snapshot can be older than its lock. Then another one has taken the number."""
 
 # When the server refuses a connection, libpq does not pass on the SQLSTATE. So these cases are
 # recognised by the text of the message; in other languages they count as away.
@@ -192,8 +196,11 @@ def translate(error: exc.SQLAlchemyError) -> DatabaseUnavailableError | None:
         said = str(cause)
         code = next((code for words, code in _CODES_BY_WORDS.items() if words in said), None)
     found = next((each for each in _LONGEST_FIRST if code and code.startswith(each)), None)
-    # An IntegrityError is a race that callers handle, whatever its code is.
-    if found is not None and not isinstance(error, exc.IntegrityError):
+    takes_next_number = code == _UNIQUE_VIOLATION and _constraint_of(cause) in _NEXT_NUMBERS
+    # Any other IntegrityError is a race that callers handle, whatever its code is.
+    if takes_next_number:
+        kind = _KINDS["40"]
+    elif found is not None and not isinstance(error, exc.IntegrityError):
         kind = _KINDS[found]
     elif code == _CHECK_VIOLATION and _lacks_partition(cause):
         kind = _NO_PARTITION
@@ -208,7 +215,7 @@ def translate(error: exc.SQLAlchemyError) -> DatabaseUnavailableError | None:
     else:
         return None
     unavailable = DatabaseUnavailableError(kind.told, kind.advice, kind.fault)
-    unavailable.try_again = code in _TRY_AGAIN
+    unavailable.try_again = code in _TRY_AGAIN or takes_next_number
     return unavailable
 
 
@@ -219,4 +226,9 @@ def _lacks_partition(cause: object) -> bool:
     a name, and is a bug of this program.
     """
     said = getattr(cause, "diag", None)
-    return bool(getattr(said, "table_name", None)) and not getattr(said, "constraint_name", None)
+    return bool(getattr(said, "table_name", None)) and not _constraint_of(cause)
+
+
+def _constraint_of(cause: object) -> str | None:
+    """Return the name of the constraint that PostgreSQL says is violated."""
+    return getattr(getattr(cause, "diag", None), "constraint_name", None)

@@ -49,7 +49,7 @@ def test_from_install_to_the_first_pass(wheel: Path, postgres_url: str, tmp_path
             assert server.wait(60) == 0, log.read_text(encoding="utf-8")
         finally:
             server.kill()
-        private = reader.folder / "sma-data" / "simulated-mfg-root-ca.postgresql.key"
+        private = reader.folder / "postgresql-data" / "simulated-mfg-root-ca.postgresql.key"
         assert private.stat().st_mode & 0o777 == 0o600
     assert cpu_seconds() - before < MOST_CPU_SECONDS
 

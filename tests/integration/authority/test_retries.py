@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from dataclasses import replace
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
@@ -19,6 +20,10 @@ import pytest
 from sqlalchemy import Connection, event, text
 
 from birthmark_sma.authority.access.caller import Caller
+from birthmark_sma.authority.acts import trail
+from birthmark_sma.authority.acts.actor import ActKind
+from birthmark_sma.authority.acts.trail import Subject
+from birthmark_sma.authority.audit_chain import checkpoints, keys
 from birthmark_sma.authority.authority import Authority
 from birthmark_sma.config import Settings
 from birthmark_sma.errors import BirthmarkError, DeviceAlreadyProvisionedError
@@ -43,6 +48,7 @@ from tests.support.counting import (
     assert_the_chains_verify,
 )
 from tests.support.databases.pgbouncer import PgBouncer
+from tests.support.devices.actors import ACTOR
 from tests.support.devices.acts import allow_re_enrolment, reinstate_device, suspend_device
 
 PROCESSES = 3
@@ -238,3 +244,35 @@ def test_no_request_fails_behind_a_pooler(
         assert counted["26000"] + counted["42P05"] <= 2 * PROCESSES
         told = [each for each in caplog.messages if "connection pooler" in each]
         assert 1 <= len(told) <= PROCESSES
+
+
+def test_acts_and_checkpoints_at_one_time(
+    postgres_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each follows the last one. A snapshot from before another one's commit is not the end."""
+    monkeypatch.setattr(deadlines, "ISOLATION", "REPEATABLE READ")
+    subject = Subject("camera", None, {"state": "suspended"})
+    with new_authority(small_settings(tmp_path, postgres_url)) as authority:
+        database, keks = authority.database, authority.secrets.keks
+        with database.write() as transaction:
+            keys.create_key(transaction, keks, datetime.now(UTC))
+        for work in (
+            lambda transaction: trail.record(transaction, ACTOR, ActKind.DEVICE_SUSPEND, [subject]),
+            lambda transaction: checkpoints.make_checkpoint(transaction, keks),
+        ):
+            attempts: list[str] = []
+
+            def be_overtaken(
+                transaction: Connection,
+                work: Callable[[Connection], object] = work,
+                attempts: list[str] = attempts,
+            ) -> None:
+                transaction.execute(text("SELECT count(*) FROM audit_checkpoints"))
+                attempts.append("begun")
+                if len(attempts) == 1:
+                    database.transact(work)
+                work(transaction)
+
+            database.transact(be_overtaken)
+            assert len(attempts) == 2
+        assert_the_chains_verify(database)
