@@ -20,6 +20,7 @@ from birthmark_sma.errors.access import (
 )
 from birthmark_sma.errors.authority import (
     AlreadyInitialisedError,
+    AuditTrailChangedError,
     AuthorityError,
     CaStateError,
     ConflictError,
@@ -124,6 +125,7 @@ __all__ = [
     "AccessKeyNameError",
     "AccessKeyRefusedError",
     "AlreadyInitialisedError",
+    "AuditTrailChangedError",
     "AuthorityAwayError",
     "AuthorityError",
     "AuthorityMovedError",

@@ -69,6 +69,15 @@ class CaStateError(ConflictError):
     """The state of a CA does not allow this. Nothing was changed."""
 
 
+class AuditTrailChangedError(ConflictError):
+    """The checkpoints of the audit log do not fit each other, so nothing more is signed."""
+
+    def __init__(self, fault: str) -> None:
+        super().__init__(
+            f"Somebody changed the checkpoints in the database: {fault}. Type: sma audit verify"
+        )
+
+
 class CrlNotPublishedError(AuthorityError):
     """No revocation list is stored yet. A server makes the first within seconds of its start."""
 

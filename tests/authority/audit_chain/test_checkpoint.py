@@ -15,7 +15,12 @@ TWO = {"aa": End(1, b"a" * 32), "bb": End(4, b"b" * 32)}
 def test_the_documented_text() -> None:
     """As docs/operate/tamper-evidence.md shows it."""
     checkpoint = Signed().follow(
-        TWO, NOW, lists_all=True, pruned=NOW - timedelta(days=1), gone={"aa": End(0, bytes(32))}
+        TWO,
+        NOW,
+        lists_all=True,
+        pruned=NOW - timedelta(days=1),
+        gone={"aa": End(0, bytes(32))},
+        coarse=NOW - timedelta(hours=12),
     )
     assert checkpoint.as_text() == (
         "birthmark-sma audit checkpoint v1\n"
@@ -25,6 +30,7 @@ def test_the_documented_text() -> None:
         "chains 2 all\n"
         f"heads {digest_of(TWO)}\n"
         "pruned 2026-11-29T12:00:00Z\n"
+        "coarse 2026-11-30T00:00:00Z\n"
         f"gone aa 0 {'00' * 32}\n"
         f"chain aa 1 {'61' * 32}\n"
         f"chain bb 4 {'62' * 32}\n"

@@ -44,7 +44,9 @@ def fill(folder: Path, *, devices: int = 7) -> tuple[Settings, list[Camera]]:
             authority.validator.submit(camera.token(), Caller(None)).result()
         count_activity(authority)
         tomorrow = current_time() + timedelta(days=1)
-        coarsening.coarsen(authority.database, tomorrow, lambda _seconds: False)
+        coarsening.coarsen(
+            authority.database, tomorrow, lambda _seconds: False, keks=authority.secrets.keks
+        )
         for days in DAYS:
             execute(
                 authority.database,

@@ -33,7 +33,8 @@ class Checkpoint:
 
     `chains` has the ends of all chains if `lists_all`, else those that grew since the checkpoint
     before. `total` and `heads` are about all. With `pruned`, retention deletes what is older than
-    this time; `gone` are the ends of the parts of chains that it deletes.
+    this time; `gone` are the ends of the parts of chains that it deletes. With `coarse`, rows that
+    are older than this time lose their exact time and address.
     """
 
     number: int
@@ -45,6 +46,7 @@ class Checkpoint:
     chains: Mapping[str, End]
     pruned: datetime | None = None
     gone: Mapping[str, End] = field(default_factory=dict)
+    coarse: datetime | None = None
 
     def as_text(self) -> str:
         """Return the text that is signed."""
@@ -58,6 +60,8 @@ class Checkpoint:
         ]
         if self.pruned is not None:
             lines.append(f"pruned {self.pruned.astimezone(UTC).strftime(_TIME)}")
+        if self.coarse is not None:
+            lines.append(f"coarse {self.coarse.astimezone(UTC).strftime(_TIME)}")
         lines += [f"gone {line}" for line in _lines(self.gone)]
         lines += [f"chain {line}" for line in _lines(self.chains)]
         return "\n".join(lines) + "\n"
@@ -89,6 +93,7 @@ def parse(text: str) -> Checkpoint:
             chains=ends["chain"],
             pruned=_parse_time(single["pruned"]) if "pruned" in single else None,
             gone=ends["gone"],
+            coarse=_parse_time(single["coarse"]) if "coarse" in single else None,
         )
     except KeyError as missing:
         raise ValueError(f"it has no line {missing}") from None
@@ -104,8 +109,8 @@ def text_of(note: str) -> str:
 class Signed:
     """The sum of the checkpoints up to one: the ends of all chains, and what retention deleted.
 
-    `gone` are the ends up to which chains were deleted, and `pruned` the latest time before which
-    rows may be missing.
+    `gone` are the ends up to which chains were deleted, `pruned` the latest time before which rows
+    may be missing, and `coarse` the latest before which they may have lost time and address.
     """
 
     number: int = 0
@@ -113,6 +118,7 @@ class Signed:
     chains: Mapping[str, End] = field(default_factory=dict)
     gone: Mapping[str, End] = field(default_factory=dict)
     pruned: datetime | None = None
+    coarse: datetime | None = None
 
     def follow(
         self,
@@ -122,6 +128,7 @@ class Signed:
         lists_all: bool,
         pruned: datetime | None = None,
         gone: Mapping[str, End] | None = None,
+        coarse: datetime | None = None,
     ) -> Checkpoint:
         """Return the next checkpoint. `ends` are those of all chains."""
         grown = {writer: end for writer, end in ends.items() if self.chains.get(writer) != end}
@@ -135,6 +142,7 @@ class Signed:
             ends if lists_all else grown,
             pruned,
             gone or {},
+            coarse,
         )
 
     def add(self, checkpoint: Checkpoint, note: str) -> "Signed":
@@ -165,6 +173,7 @@ class Signed:
             chains=grown if checkpoint.lists_all else {**self.chains, **grown},
             gone={**self.gone, **checkpoint.gone},
             pruned=max(filter(None, (self.pruned, checkpoint.pruned)), default=None),
+            coarse=max(filter(None, (self.coarse, checkpoint.coarse)), default=None),
         )
 
 

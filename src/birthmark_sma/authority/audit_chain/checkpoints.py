@@ -1,7 +1,8 @@
 """Make and read checkpoints: signed notes with the heads of all chains.
 
-`background.audit_checkpoints` makes one each minute, `background.retention` one before it deletes.
-`sma audit` reads them. Checkpoints are never changed or deleted.
+`background.audit_checkpoints` makes one each minute, retention one before it deletes rows, and
+`background.privacy` one before it coarsens them. `sma audit` reads them. Checkpoints are never
+changed or deleted.
 """
 
 from collections.abc import Iterator, Mapping
@@ -22,6 +23,7 @@ from birthmark_sma.authority.audit_chain.checkpoint import (
 from birthmark_sma.authority.audit_chain.keys import open_key
 from birthmark_sma.authority.audit_chain.signed_note import sign
 from birthmark_sma.authority.kek.wrapping import KeyEncryptionKeys
+from birthmark_sma.errors import AuditTrailChangedError
 from birthmark_sma.storage.locks import AdvisoryLock, wait_for_lock
 from birthmark_sma.storage.portable_sql import database_time
 from birthmark_sma.storage.schema.audit_chain import audit_checkpoints
@@ -43,14 +45,16 @@ def make_checkpoint(
     transaction: Connection,
     keks: KeyEncryptionKeys,
     pruning: Pruning | None = None,
+    coarse: datetime | None = None,
     *,
     least_age: timedelta = timedelta(0),
 ) -> Checkpoint | None:
     """Sign the heads of all chains and store the checkpoint.
 
-    Return None, with nothing done, if no chain has grown and nothing is pruned, if the last one is
-    not as old as `least_age`, or if there is no key yet. A lock lets one process at a time do this.
-    Raises ValueError if the checkpoints in the database do not fit each other.
+    With `pruning` or `coarse`, permit that rows are deleted, or that those from before a time lose
+    their exact time and address. Return None, with nothing done, if no chain has grown and nothing
+    is permitted, if the last one is not as old as `least_age`, or if there is no key yet. A lock
+    lets one process at a time do this. Raises AuditTrailChangedError.
     """
     wait_for_lock(transaction, AdvisoryLock.CHECKPOINTS)
     now = database_time(transaction)
@@ -60,21 +64,26 @@ def make_checkpoint(
     ).scalar_one_or_none()
     if key is None:
         if last is not None:
-            raise ValueError("the key that signed them is gone")
+            raise AuditTrailChangedError("the key that signed them is gone")
         return None
     if last is not None and timedelta(0) <= now - last < least_age:
         return None
-    signed = read_sum(transaction)
+    try:
+        signed = read_sum(transaction)
+    except ValueError as error:
+        raise AuditTrailChangedError(str(error)) from None
     ends = store.list_ends(transaction)
-    if pruning is None and ends == signed.chains:
+    permits = pruning is not None or coarse is not None
+    if not permits and ends == signed.chains:
         return None
     gone = {} if pruning is None else pruning.gone
     made = signed.follow(
         ends,
         now,
-        lists_all=pruning is not None or (signed.number + 1) % _FULL_EACH == 1,
+        lists_all=permits or (signed.number + 1) % _FULL_EACH == 1,
         pruned=None if pruning is None else pruning.before,
         gone=gone,
+        coarse=coarse,
     )
     transaction.execute(
         insert(audit_checkpoints).values(
@@ -82,16 +91,28 @@ def make_checkpoint(
             made_at=made.made_at,
             lists_all=made.lists_all,
             pruned_before=made.pruned,
+            coarse_before=made.coarse,
             note=sign(made.as_text(), key),
         )
     )
     return made
 
 
+def permit_coarse(transaction: Connection, keks: KeyEncryptionKeys, before: datetime) -> None:
+    """Sign that rows from before a time lose their exact time and address, unless it is signed.
+
+    Raises AuditTrailChangedError.
+    """
+    signed = find_coarse(transaction)
+    if signed is None or signed < before:
+        make_checkpoint(transaction, keks, coarse=before)
+
+
 def read_sum(connection: Connection) -> Signed:
     """Return the sum of all checkpoints, without a look at their signatures.
 
-    `gone` and `pruned` are those of the last 60 at most. Raises ValueError if they do not fit.
+    `gone`, `pruned` and `coarse` are those of the last 60 at most. Raises ValueError if the
+    checkpoints do not fit.
     """
     start = connection.execute(
         select(_columns.number).where(_columns.lists_all).order_by(_columns.number.desc()).limit(1)
@@ -116,6 +137,12 @@ def find_pruning(connection: Connection) -> Pruning | None:
         return None
     checkpoint = parse(text_of(note))
     return Pruning(checkpoint.pruned, checkpoint.gone) if checkpoint.pruned else None
+
+
+def find_coarse(connection: Connection) -> datetime | None:
+    """Return the time before which rows were permitted to be coarse at last."""
+    query = select(_columns.coarse_before).where(_columns.coarse_before.is_not(None))
+    return connection.execute(query.order_by(_columns.number.desc()).limit(1)).scalar()
 
 
 def read_notes(connection: Connection, since: int = 0) -> Iterator[KeptNote]:

@@ -1,9 +1,10 @@
 """The key that signs checkpoints: Ed25519, wrapped under the key-encryption key.
 
-`background.audit_checkpoints` creates it once, `checkpoints` signs with it, and `kek.rotation`
+`ensure_key` creates it before the first signature, `checkpoints` signs with it, and `kek.rotation`
 rewraps it. The private key must never leave this module unwrapped, but as an object that signs.
 """
 
+import logging
 from datetime import datetime
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -11,12 +12,21 @@ from sqlalchemy import Connection, LargeBinary, cast, func, select, update
 
 from birthmark_sma.authority.audit_chain.signed_note import THE_KEY, format_verifier
 from birthmark_sma.authority.kek.wrapping import KeyEncryptionKeys
-from birthmark_sma.storage.portable_sql import insert_or_skip
+from birthmark_sma.storage.engine import Database
+from birthmark_sma.storage.portable_sql import database_time, insert_or_skip
 from birthmark_sma.storage.schema.audit_chain import audit_checkpoints, audit_keys
 
 _PLACE = b"audit checkpoint key"
 _keys = audit_keys.c
 _is_the_key = _keys.key_id == THE_KEY  # `sma audit verify` names any other
+_log = logging.getLogger(__name__)
+
+
+def ensure_key(database: Database, keks: KeyEncryptionKeys) -> None:
+    """Create the key, unless there is one, in a transaction of its own, and log its public key."""
+    created = database.transact(lambda each: create_key(each, keks, database_time(each)))
+    if created is not None:
+        _log.info("the key of audit checkpoints was created; keep its public key: %s", created)
 
 
 def create_key(transaction: Connection, keks: KeyEncryptionKeys, now: datetime) -> str | None:

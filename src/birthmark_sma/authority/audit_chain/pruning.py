@@ -31,8 +31,8 @@ def permit(
 ) -> None:
     """Sign that rows, and with `acts` also acts, from before a time are deleted.
 
-    Nothing is signed if that was signed already, or if no batch is that old. Raises ValueError if
-    the checkpoints in the database do not fit each other.
+    Nothing is signed if that was signed already, or if no batch is that old. Raises
+    AuditTrailChangedError.
     """
     last = find_pruning(transaction)
     if last is not None and last.before >= before:

@@ -1,6 +1,6 @@
 """Background task that signs the heads of the audit chains each minute.
 
-Started by `authority.py` in every server process. Its first run creates the key. It must never sign
+Started by `authority.py` in every server process. It must never sign
 what it did not read from the database, and never repair a chain.
 """
 
@@ -8,13 +8,11 @@ import logging
 from datetime import datetime, timedelta
 from functools import partial
 
-from sqlalchemy import Connection
-
 from birthmark_sma.authority.audit_chain import checkpoints, keys
 from birthmark_sma.authority.kek.wrapping import KeyEncryptionKeys
+from birthmark_sma.errors import AuditTrailChangedError
 from birthmark_sma.runtime.background_task import BackgroundTask
 from birthmark_sma.storage.engine import Database
-from birthmark_sma.storage.portable_sql import database_time
 
 _LEAST_AGE = timedelta(seconds=50)  # each process of a server tries it once a minute
 
@@ -37,18 +35,9 @@ class AuditCheckpoints(BackgroundTask):
 
         Log an error and make none if the checkpoints in the database do not fit each other.
         """
-        self._database.transact(self._create_key)
+        keys.ensure_key(self._database, self._keks)
         make = partial(checkpoints.make_checkpoint, keks=self._keks, least_age=_LEAST_AGE)
         try:
             self._database.transact(make)
-        except ValueError as error:
-            _log.error(
-                "no checkpoint was made: somebody changed those in the database: %s."
-                " Type: sma audit verify",
-                error,
-            )
-
-    def _create_key(self, transaction: Connection) -> None:
-        created = keys.create_key(transaction, self._keks, database_time(transaction))
-        if created is not None:
-            _log.info("the key of audit checkpoints was created; keep its public key: %s", created)
+        except AuditTrailChangedError as error:
+            _log.error("no checkpoint was made. %s", error)

@@ -105,7 +105,9 @@ class AuditUpkeep(BackgroundTask):
             _log.info("retention: %d partitions, %d rows", len(pruned.partitions), pruned.rows)
 
     def _coarsen(self, before: datetime) -> None:
-        done = coarsen(self._database, before, self.pause, since=self._coarse_until)
+        done = coarsen(
+            self._database, before, self.pause, keks=self._keks, since=self._coarse_until
+        )
         if done.is_done:
             self._coarse_until = before
         if done.rows:

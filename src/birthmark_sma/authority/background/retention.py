@@ -16,6 +16,7 @@ from birthmark_sma.authority.acts import trail
 from birthmark_sma.authority.acts.actor import ActKind, Actor
 from birthmark_sma.authority.acts.trail import Subject
 from birthmark_sma.authority.audit_chain import pruning as audit_pruning
+from birthmark_sma.authority.audit_chain.keys import ensure_key
 from birthmark_sma.authority.background import pruning
 from birthmark_sma.authority.kek.wrapping import KeyEncryptionKeys
 from birthmark_sma.authority.validation import replay_ledger
@@ -86,17 +87,18 @@ def prune(
     partitions and rows so far; then `pause` is called, and True stops the work. If a person asked
     for it, `actor` is recorded in the trail of acts before the first step.
 
-    A checkpoint signs first that these rows are deleted. `keks` open its key. They are None only if
-    there is no such key, because no server has ever run.
+    A checkpoint signs first that these rows are deleted. `keks` open its key; with None nothing is
+    signed, and `sma audit verify` reports the rows.
 
-    Raises DatabaseUnavailableError, for instance if a partition stays locked for 5 tries. The steps
-    before that stay done.
+    Raises AuditTrailChangedError before the first step, and DatabaseUnavailableError, for instance
+    if a partition stays locked for 5 tries. The steps before that stay done.
     """
     if actor is not None:
         database.transact(partial(_record, actor, before))
     dropped: list[str] = []
     rows = 0
     if keks is not None:
+        ensure_key(database, keks)
         database.transact(partial(audit_pruning.permit, keks=keks, before=before), LONG_SECONDS)
     for step in _steps(database, before):
         dropped += step.partitions

@@ -47,9 +47,8 @@ def prune(
 
     Servers may run meanwhile. Deleted rows cannot be restored. A server with
     SMA_AUDIT_RETENTION_DAYS prunes by itself every hour. It signs a checkpoint that says so, and
-    so needs the authority's secret, once a server has run.
+    so needs the authority's secret.
     """
-    from birthmark_sma.authority.audit_chain.keys import find_verifier
     from birthmark_sma.authority.background import retention
     from birthmark_sma.authority.kek.wrapping import open_stored_secrets
 
@@ -73,9 +72,7 @@ def prune(
             yes=yes,
         )
         total = len(foreseen.partitions) + foreseen.rows
-        with database.read() as connection:
-            is_signed = find_verifier(connection) is not None
-        keks = open_stored_secrets(database, settings).keks if is_signed else None
+        keks = open_stored_secrets(database, settings).keks
         with progress_bar("Deleting", transient=True) as progress:
             # `foreseen` is an estimate from before, so the total grows if more is deleted.
             pruned = retention.prune(
@@ -94,10 +91,12 @@ def coarsen(settings: "Settings", yes: Yes = False, as_json: Json = False) -> No
     """Put the hour in place of the time of old audit rows, and drop their addresses.
 
     Servers may run meanwhile. What is dropped cannot be restored; `sma audit verify` still verifies
-    these rows. A server with SMA_PRIVACY_DAYS does this by itself every hour.
+    these rows. A server with SMA_PRIVACY_DAYS does this by itself every hour. It signs a checkpoint
+    that says so, and so needs the authority's secret.
     """
     from birthmark_sma.authority.background.privacy import coarsening
     from birthmark_sma.authority.background.retention import oldest_kept
+    from birthmark_sma.authority.kek.wrapping import open_stored_secrets
 
     days = settings.privacy_days
     if days is None:
@@ -118,8 +117,11 @@ def coarsen(settings: "Settings", yes: Yes = False, as_json: Json = False) -> No
                 "Add --yes.",
                 yes=yes,
             )
+            keks = open_stored_secrets(database, settings).keks
             with waiting("Dropping"):
-                done = coarsening.coarsen(database, before, pause, find_actor(), since=first)
+                done = coarsening.coarsen(
+                    database, before, pause, find_actor(), keks=keks, since=first
+                )
     if as_json:
         print_json({"before": before, "days": done.days, "rows": done.rows})
     elif first is None:

@@ -48,11 +48,12 @@ audit_checkpoints = Table(
     Column("made_at", UtcDateTime, nullable=False),
     Column("lists_all", Boolean, nullable=False),
     Column("pruned_before", UtcDateTime),
+    Column("coarse_before", UtcDateTime),
     Column("note", Text, nullable=False),
 )
 """The checkpoints: signed notes with the heads of the chains. `lists_all` is true if the note has
 all chains, and not only those that grew. `pruned_before` is set if it permits retention to delete
-what is older."""
+what is older, and `coarse_before` if it permits older rows to lose their exact time and address."""
 
 audit_keys = Table(
     "audit_keys",

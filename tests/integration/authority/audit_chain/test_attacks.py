@@ -242,8 +242,9 @@ ATTACKS: dict[str, tuple[list[str], set[tuple[str, str]]]] = {
         [
             "UPDATE audit_checkpoints SET lists_all = (1 = 0) WHERE number = 1",
             "UPDATE audit_checkpoints SET pruned_before = made_at WHERE number = 2",
+            "UPDATE audit_checkpoints SET coarse_before = made_at WHERE number = 3",
         ],
-        {("changed", "checkpoint 1"), ("changed", "checkpoint 2")},
+        {("changed", f"checkpoint {number}") for number in (1, 2, 3)},
     ),
     "the key is deleted": (
         ["DELETE FROM audit_keys"],

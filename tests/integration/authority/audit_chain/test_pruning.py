@@ -79,6 +79,14 @@ def test_without_a_signature(trail: ChainedTrail) -> None:
     assert len(trail.verify()) == 12
 
 
+def test_without_a_key_yet(trail: ChainedTrail) -> None:
+    """As after a migration, before a server ran: the key is made, and then it signs."""
+    for table in ("audit_checkpoints", "audit_keys"):
+        execute(trail.database, f"DELETE FROM {table}")
+    prune(trail.database, today() - timedelta(days=3), never, keks=trail.keks)
+    assert trail.verify() == []
+
+
 def test_acts_stay(trail: ChainedTrail) -> None:
     """Only a sandbox deletes acts, and signs that."""
     execute(trail.database, "DELETE FROM administrative_acts")

@@ -12,19 +12,21 @@ from birthmark_sma.authority.validation.records import AuditRow
 from birthmark_sma.storage.engine import Database, open_database
 from tests.integration.cli.conftest import Place, assert_refused
 from tests.support.audit_rows import append_rows
-from tests.support.authorities import rows_of
+from tests.support.authorities import new_authority, rows_of, small_settings
 from tests.support.days import current_time, today
 from tests.support.programs.server import PASSPHRASE
-from tests.support.schemas import give_schema
 
 AGES = (0, 1, 29, 40, 400)
 
 
 class Aged:
-    """A database with rows of several ages, and the commands on it."""
+    """An authority with rows of several ages, and the commands on it."""
 
-    def __init__(self, place: Place, url: str) -> None:
-        give_schema(url)
+    def __init__(self, place: Place, url: str, folder: Path) -> None:
+        folder.mkdir()
+        settings = small_settings(folder, url).model_copy(update={"kek_file": None})
+        with new_authority(settings):
+            pass
         self.database = open_database(url)
         self._place = place
         self._settings = {"DATABASE_URL": url, "CA_PASSWORD": PASSPHRASE}
@@ -51,7 +53,7 @@ def count(database: Database) -> int:
 @pytest.fixture
 def aged(database_url: str, tmp_path: Path) -> Iterator[Aged]:
     """Rows of several ages, once on each kind of database."""
-    aged = Aged(Place(tmp_path), database_url)
+    aged = Aged(Place(tmp_path), database_url, tmp_path / "authority")
     yield aged
     aged.database.close()
 

@@ -119,9 +119,11 @@ def _open(each: StoredNote | KeptNote, verifier: str | None) -> Checkpoint:
 
 def _has_right_columns(stored: StoredNote, checkpoint: Checkpoint) -> bool:
     """Return whether the columns that servers read say the same as the signed note."""
-    pruned = stored.pruned_before
-    return (
-        stored.made_at.replace(microsecond=0),
-        stored.lists_all,
-        pruned and pruned.replace(microsecond=0),
-    ) == (checkpoint.made_at, checkpoint.lists_all, checkpoint.pruned)
+    permitted = (stored.pruned_before, stored.coarse_before)
+    pruned, coarse = (each and each.replace(microsecond=0) for each in permitted)
+    return (stored.made_at.replace(microsecond=0), stored.lists_all, pruned, coarse) == (
+        checkpoint.made_at,
+        checkpoint.lists_all,
+        checkpoint.pruned,
+        checkpoint.coarse,
+    )

@@ -20,6 +20,7 @@ class StoredNote(NamedTuple):
     made_at: datetime
     lists_all: bool
     pruned_before: datetime | None
+    coarse_before: datetime | None
 
 
 class StoredRow(NamedTuple):

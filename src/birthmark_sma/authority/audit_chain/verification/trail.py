@@ -64,7 +64,7 @@ def verify(
     kept_sum = yield from compare_notes(kept, reader.notes(), key)
     yield from _verify_chains(reader.chains(), signed, kept_sum, done)
     for day in reader.days():
-        yield from _verify_rows(reader.batches_of(day), reader.rows_of(day), signed.pruned, done)
+        yield from _verify_rows(reader.batches_of(day), reader.rows_of(day), signed, done)
     gone = signed.gone.get(ACTS, START).sequence
     yield from _verify_acts(reader.batches_of_acts(), reader.acts(), gone, done)
 
@@ -137,7 +137,7 @@ def _head_of(batch: AuditBatch, before: bytes) -> bytes | None:
 def _verify_rows(
     batches: Iterable[AuditBatch],
     rows: Iterable[StoredRow],
-    pruned: datetime | None,
+    signed: Signed,
     done: Verified,
 ) -> Iterator[Finding]:
     """Yield what is wrong with the rows of a day. Both are in the order of ids."""
@@ -156,10 +156,11 @@ def _verify_rows(
             elif row.id < batch.first_id:
                 yield Finding("inserted", f"row {row.id}", "it is in no batch")
             else:
-                leaves[row.id - batch.first_id] = _leaf_of(row, batch) or _NO_LEAF
+                leaf = _leaf_of(row, batch, signed.coarse)
+                leaves[row.id - batch.first_id] = leaf or _NO_LEAF
             last_id = row.id
             row = next(following, None)
-        yield from _compare(batch, leaves, done, may_lack=_is_pruned(batch, pruned))
+        yield from _compare(batch, leaves, done, may_lack=_is_pruned(batch, signed.pruned))
     while row is not None:
         done.rows += 1
         fault = ("doubled", "") if row.id == last_id else ("inserted", "it is in no batch")
@@ -168,17 +169,18 @@ def _verify_rows(
         row = next(following, None)
 
 
-def _leaf_of(row: StoredRow, batch: AuditBatch) -> bytes | None:
+def _leaf_of(row: StoredRow, batch: AuditBatch, coarse: datetime | None) -> bytes | None:
     """Return the leaf of a row, or None if no program can have written the row.
 
     A commitment does not cover what takes the place of time and address: nothing but the beginning
-    of the hour and no address, in a batch without a salt.
+    of the hour and no address, in a batch without a salt, from before the signed time `coarse`.
     """
     if row.kept is not None:
         time: datetime = row.values[_TIME]
         ends = batch.hour + (_DAY if batch.writer == EARLIER else _HOUR)
         is_coarse = time == floor_to_hour(time) and row.values[_ADDRESS] is None
-        if not (is_coarse and batch.hour <= time < ends and batch.salt is None):
+        is_permitted = coarse is not None and batch.hour < coarse and batch.salt is None
+        if not (is_coarse and batch.hour <= time < ends and is_permitted):
             return None
     return hash_stored_row(row.values, batch.salt or b"", row.kept)
 

@@ -19,8 +19,11 @@ from sqlalchemy import Connection
 from birthmark_sma.authority.acts import trail
 from birthmark_sma.authority.acts.actor import ActKind, Actor
 from birthmark_sma.authority.acts.trail import Subject
+from birthmark_sma.authority.audit_chain.checkpoints import permit_coarse
+from birthmark_sma.authority.audit_chain.keys import ensure_key
 from birthmark_sma.authority.background.privacy import audit_rows, ledger
 from birthmark_sma.authority.background.privacy.audit_rows import ExactRow, SaltedBatch
+from birthmark_sma.authority.kek.wrapping import KeyEncryptionKeys
 from birthmark_sma.storage.engine import Database
 from birthmark_sma.storage.locks import AdvisoryLock, wait_for_lock
 from birthmark_sma.storage.outages.deadlines import LONG_SECONDS
@@ -66,17 +69,23 @@ def coarsen(
     pause: Pause,
     actor: Actor | None = None,
     *,
+    keks: KeyEncryptionKeys | None,
     since: datetime | None = None,
 ) -> Coarsened:
     """Coarsen all rows from before a midnight (UTC), the oldest day first.
 
     `pause` is called after each step, and True stops the work. If a person asked for it, `actor` is
-    recorded in the trail of acts before the first step. Raises DatabaseUnavailableError; the steps
-    before that stay done.
+    recorded in the trail of acts before the first step. A checkpoint signs first that these rows
+    are coarse. `keks` open its key; with None nothing is signed, and `sma audit verify` reports the
+    rows. Raises AuditTrailChangedError before the first step, and DatabaseUnavailableError; the
+    steps before that stay done.
     """
     done = Coarsened()
     if actor is not None:
         database.transact(partial(_record, actor, before))
+    if keks is not None and find_due(database, before, since) is not None:
+        ensure_key(database, keks)
+        database.transact(partial(permit_coarse, keks=keks, before=before), LONG_SECONDS)
     while (day := find_due(database, before, since)) is not None:
         done.days += 1
         for rows in _steps(database, day, before):

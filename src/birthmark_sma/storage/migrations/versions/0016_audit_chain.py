@@ -70,6 +70,7 @@ def upgrade() -> None:
         sa.Column("made_at", UtcDateTime, nullable=False),
         sa.Column("lists_all", sa.Boolean, nullable=False),
         sa.Column("pruned_before", UtcDateTime),
+        sa.Column("coarse_before", UtcDateTime),
         sa.Column("note", sa.Text, nullable=False),
     )
     op.create_table(

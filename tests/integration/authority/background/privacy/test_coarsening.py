@@ -83,7 +83,7 @@ def test_what_is_older_is_coarsened(trail: ChainedTrail, before: datetime) -> No
     """Exactly that, with its salts; and the trail is clean afterwards."""
     _, young = split(trail.database, before)
     salts = rows_of(trail.database, SALTS)[0][0]
-    done = coarsening.coarsen(trail.database, before, go_on)
+    done = coarsening.coarsen(trail.database, before, go_on, keks=trail.keks)
     assert (done.rows, done.days, done.is_done) == (12, 1, True)
     old, others = split(trail.database, before)
     assert others == young
@@ -97,14 +97,30 @@ def test_what_is_older_is_coarsened(trail: ChainedTrail, before: datetime) -> No
     assert found == []
     assert verified.rows == 36
     assert coarsening.find_due(trail.database, before) is None
-    assert coarsening.coarsen(trail.database, before, go_on).rows == 0
+    assert coarsening.coarsen(trail.database, before, go_on, keks=trail.keks).rows == 0
+
+
+def test_rows_that_somebody_else_coarsened(trail: ChainedTrail, before: datetime) -> None:
+    """Whoever cannot sign it drops no time and no address unnoticed."""
+    assert coarsening.coarsen(trail.database, before, go_on, keks=None).rows == 12
+    found = {(each.fault, each.detail) for each in trail.verify()}
+    assert found == {("changed", "or all of its rows")}
+    assert len(trail.verify()) == 3  # batches
+
+
+def test_without_a_key_yet(trail: ChainedTrail, before: datetime) -> None:
+    """As after a migration, before a server ran: the key is made, and then it signs."""
+    for table in ("audit_checkpoints", "audit_keys"):
+        execute(trail.database, f"DELETE FROM {table}")
+    assert coarsening.coarsen(trail.database, before, go_on, keks=trail.keks).rows == 12
+    assert trail.verify() == []
 
 
 def test_it_is_verifiable_after_each_step(trail: ChainedTrail, before: datetime) -> None:
     """Also if it is stopped there; the next run does the rest."""
     steps = 0
     while True:
-        done = coarsening.coarsen(trail.database, before, lambda _: True)
+        done = coarsening.coarsen(trail.database, before, lambda _: True, keks=trail.keks)
         assert trail.verify() == []
         if done.is_done:
             break
@@ -124,7 +140,7 @@ def test_a_failure_within_a_step_changes_nothing(
 
     monkeypatch.setattr(audit_rows, "drop_salts", fail)
     with pytest.raises(DatabaseUnavailableError):
-        coarsening.coarsen(trail.database, before, go_on)
+        coarsening.coarsen(trail.database, before, go_on, keks=trail.keks)
     assert facts(trail.database) == untouched
     assert trail.verify() == []
 
@@ -152,7 +168,7 @@ def test_a_row_that_is_changed_afterwards(
     trail: ChainedTrail, before: datetime, column: str
 ) -> None:
     """Threat 46: it is named, whatever column it is, also the commitment."""
-    coarsening.coarsen(trail.database, before, go_on)
+    coarsening.coarsen(trail.database, before, go_on, keks=trail.keks)
     changed = rows_of(trail.database, ALL)[1][0]
     execute(
         trail.database,
@@ -168,7 +184,7 @@ def test_a_time_that_is_changed_afterwards(
     trail: ChainedTrail, before: datetime, move: Callable[[datetime], datetime]
 ) -> None:
     """Threat 46: no other time than the hour of the batch, although no commitment covers it."""
-    coarsening.coarsen(trail.database, before, go_on)
+    coarsening.coarsen(trail.database, before, go_on, keks=trail.keks)
     number, time, *_ = _typed(trail.database)[1]
     with trail.database.write() as transaction:
         transaction.execute(
@@ -209,7 +225,7 @@ def test_rows_from_before_the_chain(database: Database, tmp_path: Path, before: 
     with database.write() as transaction:
         chain_earlier(transaction)
     assert trail.verify() == []
-    assert coarsening.coarsen(database, before, go_on).rows == 12
+    assert coarsening.coarsen(database, before, go_on, keks=trail.keks).rows == 12
     assert trail.verify() == []
     assert rows_of(database, SALTS)[0][0] == 1
 
@@ -221,7 +237,7 @@ def test_rows_in_no_batch(trail: ChainedTrail, before: datetime) -> None:
         "DELETE FROM audit_batches WHERE writer = 'bb' AND sequence = 1",
     )
     findings = trail.verify()
-    assert coarsening.coarsen(trail.database, before, go_on).rows == 12
+    assert coarsening.coarsen(trail.database, before, go_on, keks=trail.keks).rows == 12
     old, _ = split(trail.database, before)
     assert {each.request_ip for each in old} == {None}
     assert coarsening.find_due(trail.database, before) is None
@@ -232,7 +248,7 @@ def test_a_stranger_verifies_an_export(
     trail: ChainedTrail, before: datetime, tmp_path: Path
 ) -> None:
     """An export of coarse rows has neither their addresses nor their salts."""
-    coarsening.coarsen(trail.database, before, go_on)
+    coarsening.coarsen(trail.database, before, go_on, keks=trail.keks)
     with trail.database.read() as connection:
         write_export(connection, find_verifier(connection), tmp_path / "trail.zip")
     loaded = load_export(tmp_path / "trail.zip", tmp_path)
@@ -265,7 +281,7 @@ def test_the_ledger_does_not_give_it_back(trail: ChainedTrail, before: datetime)
         note_lost_answers(
             transaction, {SeenToken(digest, ip), SeenToken(digest, key), SeenToken(other, ip)}
         )
-    coarsening.coarsen(database, before, go_on)
+    coarsening.coarsen(database, before, go_on, keks=trail.keks)
     firsts = rows_of(database, "SELECT first_caller, first_seen_at FROM sighted_tokens")
     assert {each[0] for each in firsts} == {DROPPED_ADDRESS, key}
     assert all(":00:00" in str(each[1]) for each in firsts)
@@ -277,7 +293,7 @@ def test_the_ledger_does_not_give_it_back(trail: ChainedTrail, before: datetime)
 
 def test_a_row_exactly_on_the_hour(trail: ChainedTrail, before: datetime) -> None:
     """It looks coarse, and loses its address all the same."""
-    coarsening.coarsen(trail.database, before, go_on)
+    coarsening.coarsen(trail.database, before, go_on, keks=trail.keks)
     execute(
         trail.database,
         "INSERT INTO validation_history (id, encrypted_nuc_hash, table_id, key_index,"
@@ -285,7 +301,7 @@ def test_a_row_exactly_on_the_hour(trail: ChainedTrail, before: datetime) -> Non
         " 'FAIL', 'not_opened', '2020-01-01 00:00:00.000000+00:00', '192.0.2.7'"
         " FROM validation_history WHERE id = (SELECT min(id) FROM validation_history)",
     )
-    assert coarsening.coarsen(trail.database, before, go_on).rows == 1
+    assert coarsening.coarsen(trail.database, before, go_on, keks=trail.keks).rows == 1
     assert coarsening.find_due(trail.database, before) is None
     assert _typed(trail.database)[0].request_ip is None
 
@@ -294,7 +310,7 @@ def test_a_search_finds_coarse_rows(trail: ChainedTrail, before: datetime) -> No
     """Each row once, with pages of any size and any filter, although counters have minutes."""
     database = trail.database
     young = [each for each in _everything(database, AuditFilter()) if not each.is_coarse]
-    coarsening.coarsen(database, before, go_on)
+    coarsening.coarsen(database, before, go_on, keks=trail.keks)
     for wanted in (AuditFilter(), AuditFilter(result=Verdict.FAIL), AuditFilter(caller="key")):
         found = _everything(database, wanted)
         assert len(found) == len({each.id for each in found}) == len(young) == 36

@@ -225,6 +225,6 @@ def test_rows_that_are_exact_for_too_long(trail: Database, tmp_path: Path) -> No
     assert finding.state is State.WARNING
     assert f"{noon() - 5 * DAY:%Y-%m-%d}" in finding.sentence
     assert "sma history coarsen" in (finding.remedy or "")
-    coarsening.coarsen(trail, oldest_kept(2, noon()), lambda _seconds: False)
+    coarsening.coarsen(trail, oldest_kept(2, noon()), lambda _seconds: False, keks=None)
     [finding] = check_privacy(trail, private, noon())
     assert finding.state is State.WELL
