@@ -7,7 +7,9 @@ import pytest
 from birthmark_sma.cli.output import as_argument, quoted
 
 
-@pytest.mark.parametrize("serial", ["camera-1", "O'Hara", "'; touch owned; '", '$(id) `id` "x"', "'"])
+@pytest.mark.parametrize(
+    "serial", ["camera-1", "O'Hara", "'; touch owned; '", '$(id) `id` "x"', "'"]
+)
 def test_a_shell_reads_the_serial(serial: str) -> None:
     """Threat: devices bring their own serials, and an operator copies the advice."""
     assert shlex.split(f"x {quoted(serial)}") == ["x", serial]

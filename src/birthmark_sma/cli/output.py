@@ -50,7 +50,7 @@ def quoted(text: str) -> str:
 
 
 def as_argument(name: str) -> str:
-    """Return a name as a positional argument, as `quoted` does. It is no option: `-x` is a serial."""
+    """Return a name as a positional argument, as `quoted` does: `-x` is a serial, no option."""
     return f"-- {quoted(name)}" if name.startswith("-") else quoted(name)
 
 

@@ -201,7 +201,8 @@ class RemoteAdministration:
 
     def _post(self, model: type[_Model], path: str, body: Mapping[str, Any]) -> _Model:
         given = {name: each for name, each in body.items() if each is not None}
-        return self._parse(model, path, self._connection.post(_API + path, given))
+        changes = not given.get("preview", False)
+        return self._parse(model, path, self._connection.post(_API + path, given, changes=changes))
 
     def _pages(
         self,

@@ -260,7 +260,11 @@ def _print_done(result: "DeviceActResponse", change: "StatusChange") -> None:
     status = change.act.status.value
     if len(result.changed) == 1:
         [serial] = result.changed
-        undo = f" To undo: sma devices reinstate {as_argument(serial)}" if status == "suspended" else ""
+        undo = (
+            f" To undo: sma devices reinstate {as_argument(serial)}"
+            if status == "suspended"
+            else ""
+        )
         print_line(f"{serial} is {status}.{_others(result, change)}{undo}")
     elif result.changed:
         print_line(f"{result.changed_devices:,} devices are {status}.{_others(result, change)}")

@@ -75,7 +75,9 @@ def list_(
         rows.append([each.device_serial, each.device_family, each.status, tables, at, ends])
     print_table(["DEVICE", "FAMILY", "STATUS", "TABLES", "PROVISIONED (UTC)", "EXPIRES"], rows)
     if page.next_cursor is not None:
-        print_line(f"\n{page.total:,} in all. For the next page: --after {quoted(page.next_cursor)}")
+        print_line(
+            f"\n{page.total:,} in all. For the next page: --after {quoted(page.next_cursor)}"
+        )
 
 
 @command(app, "devices show", remote=True)
