@@ -144,12 +144,15 @@ def test_devices_by_filter(server: Administered) -> None:
         ("/acts", f"cursor={2**63}", "next_cursor"),
         ("/acts", "act=device.delete", "one of"),
         ("/tables", "cursor=x", "whole number"),
+        ("/devices", "family=", "family has no value"),
+        ("/validations", "request_id=", "request_id has no value"),
+        ("/acts", "subject=%20", "subject has no value"),
     ],
 )
 def test_a_query_that_cannot_be_used(
     server: Administered, path: str, query: str, told: str
 ) -> None:
-    """A filter that is misspelt never selects everything."""
+    """A filter that is misspelt, or that has no value, never selects everything."""
     answer = server.ask("admin", "GET", f"{path}?{query}")
     assert answer.status_code == 422, answer.text
     assert told in answer.json()["detail"]
