@@ -18,6 +18,7 @@ import httpx2
 from birthmark_sma import __version__
 from birthmark_sma.authority.representations.json_text import as_json_text
 from birthmark_sma.cli.administration.refusals import explain_refusal, is_passing
+from birthmark_sma.cli.output import print_stderr
 from birthmark_sma.client.outcome import Cause
 from birthmark_sma.client.responses import TransportError
 from birthmark_sma.client.transport import (
@@ -44,6 +45,8 @@ _PATIENCE_SECONDS = 10.0
 """For how long a request is sent again to a server that does not answer: it may just start."""
 _LONGEST_WAIT_SECONDS = 60.0
 """The longest Retry-After that a command waits for. Rate limits are mostly by the minute."""
+_TOLD_SECONDS = 5.0
+"""Of a wait that is at least as long, the operator is told."""
 _FIRST_PAUSE_SECONDS = 0.25
 _LONGEST_PAUSE_SECONDS = 3.0
 
@@ -146,6 +149,8 @@ class ServerConnection:
             again = answer is not None or (fault is not None and fault.again)
             if not again or time.monotonic() + pause > began + patience:
                 self._give_up(path, answer, fault)
+            if pause >= _TOLD_SECONDS:
+                print_stderr(f"{self.url} asks to wait {pause:.0f} seconds.")
             time.sleep(pause)
             attempts += 1
 

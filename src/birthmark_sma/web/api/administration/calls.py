@@ -105,11 +105,11 @@ def parse_flag(request: ApiRequest, name: str) -> bool:
 
 
 def check_serials_allowed(request: ApiRequest) -> None:
-    """Raise InsufficientScopeError if the access key may not read the serials of this path."""
+    """Raise InsufficientScopeError if the access key may not read the serials of this request."""
     if not request.context.known_caller.may_read_serials:
         raise InsufficientScopeError(
-            "The disclosure of this access key leaves out serials, and devices and flags are named"
-            " by them. Use a key with --disclosure serial, or without --disclosure"
+            "The disclosure of this access key leaves out serials, so it reads no devices and"
+            " flags, and searches for none. Use a key with --disclosure serial, or without --disclosure"
         )
 
 
