@@ -109,7 +109,8 @@ def check_serials_allowed(request: ApiRequest) -> None:
     if not request.context.known_caller.may_read_serials:
         raise InsufficientScopeError(
             "The disclosure of this access key leaves out serials, so it reads no devices and"
-            " flags, and searches for none. Use a key with --disclosure serial, or without --disclosure"
+            " flags, and searches for none. Use a key with --disclosure serial, or without"
+            " --disclosure"
         )
 
 
