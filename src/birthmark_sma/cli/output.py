@@ -41,6 +41,19 @@ def program_name() -> str:
     return shlex.join([sys.executable, "-m", "birthmark_sma"] if as_module else sys.argv[:1])
 
 
+def quoted(text: str) -> str:
+    """Return a text in quotes, for a command that is printed to be copied into a shell (POSIX).
+
+    Devices choose their serials: a quote in one must not end the argument.
+    """
+    return "'" + text.replace("'", "'\\''") + "'"
+
+
+def as_argument(name: str) -> str:
+    """Return a name as a positional argument, as `quoted` does: `-x` is a serial, no option."""
+    return f"-- {quoted(name)}" if name.startswith("-") else quoted(name)
+
+
 def print_json(value: Any) -> None:
     """Print a value to stdout as indented JSON. Times are in UTC (RFC 3339), days in ISO 8601."""
     from birthmark_sma.authority.representations.json_text import as_json_text

@@ -218,6 +218,9 @@ def _new_secret(key_id: str) -> str:
 def _check(terms: KeyTerms, now: datetime) -> None:
     if not (1 <= len(terms.name) <= MAX_NAME and terms.name.isprintable()):
         raise AccessKeyRefusedError(f"A key's name has 1 to {MAX_NAME} printable characters.")
+    # It is the actor of acts: a blank one names nobody, and searches strip white space.
+    if terms.name != terms.name.strip():
+        raise AccessKeyRefusedError("A key's name has no white space at either end.")
     if terms.expires_at is not None and terms.expires_at <= now:
         raise AccessKeyRefusedError("The expiry of a new key must be in the future.")
     enrolment = terms.device_family is not None or terms.uses_allowed is not None

@@ -24,6 +24,7 @@ _ACTS_OF_A_PIECE = 100  # fewer, because each may have subjects
 _LATEST = 1_000  # acts in which that of a request is looked for
 
 _DEVICE = ActKind.DEVICE_SUSPEND.subject_kind
+_SEARCHED = "begins"  # of `criteria`: DeviceFilter has it
 _CERTIFICATE = "certificate_serial"  # the fact that names a device, beside the subject
 
 _acts = administrative_acts.c
@@ -220,7 +221,19 @@ def leave_out_serials(row: dict[str, Any]) -> dict[str, Any]:
         name: {fact: value for fact, value in each.items() if fact != _CERTIFICATE}
         for name, each in facts.items()
     }
+    if "more" in row:
+        nameless["more"] = {name: _without_search(each) for name, each in row["more"].items()}
     return row | nameless | {"subject": None}
+
+
+def _without_search(fact: Any) -> Any:
+    """Return a fact without the text by which an operator searched for the devices.
+
+    It is the beginning of serials, and often a whole one.
+    """
+    if not isinstance(fact, dict):
+        return fact
+    return {name: value for name, value in fact.items() if name != _SEARCHED}
 
 
 def _recorded(row: Row[Any]) -> RecordedAct:

@@ -9,8 +9,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, TypeAlias
 
-from birthmark_sma.authority.devices.revocation import DeviceCriteria
+from birthmark_sma.authority.devices.revocation import ActResult, DeviceCriteria
 from birthmark_sma.authority.devices.states import StatusChange
+from birthmark_sma.authority.representations.devices import act_as_json
 from birthmark_sma.cli.output import print_stderr
 from birthmark_sma.counts import counted
 from birthmark_sma.errors import (
@@ -19,7 +20,7 @@ from birthmark_sma.errors import (
     RefusedByServerError,
     UnknownDeviceError,
 )
-from birthmark_sma.web.api.administration.requests import MOST_SERIALS
+from birthmark_sma.web.api.administration.requests import MOST_SERIALS, is_serial
 from birthmark_sma.web.api.administration.responses import CountOfDevices, DeviceActResponse
 
 _Send: TypeAlias = Callable[[Mapping[str, Any]], DeviceActResponse]
@@ -33,6 +34,10 @@ def act_in_pieces(
 
     If named devices prevent it, nothing is done, and the result is that of the preview.
     """
+    if not isinstance(wanted, DeviceCriteria):
+        possible = [each for each in wanted if is_serial(each)]
+        if len(possible) < len(wanted):
+            return _tell_impossible(send, wanted, possible, change)
     bodies = [_describe(change) | each for each in _pieces(wanted)]
     if dry_run:
         return _join([send(each | {"preview": True}) for each in bodies])
@@ -57,6 +62,24 @@ def act_in_pieces(
                     return preview
             raise
     return _join(done)
+
+
+def _tell_impossible(
+    send: _Send, wanted: Sequence[str], possible: Sequence[str], change: StatusChange
+) -> DeviceActResponse:
+    """Return the result of an act that names prevent which no device can have.
+
+    The API refuses them by their place in the list, and the operator needs the names.
+    """
+    known = set(possible)
+    strange = [each for each in dict.fromkeys(wanted) if each not in known]
+    if not possible:
+        nothing = act_as_json(ActResult(unknown=strange), change, done=False)
+        return DeviceActResponse.model_validate(nothing)
+    found = act_in_pieces(send, possible, change, dry_run=True)
+    missing = {*strange, *found.unknown}
+    unknown = [each for each in dict.fromkeys(wanted) if each in missing]
+    return found.model_copy(update={"unknown": unknown})
 
 
 def _describe(change: StatusChange) -> dict[str, Any]:
@@ -95,10 +118,18 @@ def _join(results: Sequence[DeviceActResponse]) -> DeviceActResponse:
     [first, *others] = results
     if not others:
         return first
-    lists = ("changed", "unchanged", "refused", "refused_statuses", "unknown")
     joined: dict[str, Any] = {
-        name: [each for result in results for each in getattr(result, name)] for name in lists
+        name: sorted(each for result in results for each in getattr(result, name))
+        for name in ("changed", "unchanged")
     }
+    joined["unknown"] = [each for result in results for each in result.unknown]
+    refused = sorted(
+        pair
+        for result in results
+        for pair in zip(result.refused, result.refused_statuses, strict=True)
+    )
+    joined["refused"] = [serial for serial, _ in refused]
+    joined["refused_statuses"] = [status for _, status in refused]
     counts = Counter(
         {(each.device_family, each.status): 0 for result in results for each in result.counts}
     )

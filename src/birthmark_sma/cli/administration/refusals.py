@@ -37,8 +37,8 @@ def explain_refusal(url: str, path: str, answer: Answer) -> BirthmarkError:
     slug = str(problem["type"]).removeprefix(_TYPE)
     if slug in _NOT_HERE:
         return ConfigurationError(
-            f"{url} has nothing at {path}: its version has no such function. Use the version of"
-            " sma that the server runs"
+            f"{url} has nothing at {path}. Check that the URL ends with the server's name or port."
+            " If it does, the server runs another version: use its version of sma"
         )
     detail = _printable(str(problem["detail"]))
     if answer.status == 401:

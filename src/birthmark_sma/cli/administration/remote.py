@@ -21,8 +21,14 @@ from birthmark_sma.cli.administration.bulk import act_in_pieces
 from birthmark_sma.cli.administration.interface import NewKey
 from birthmark_sma.cli.administration.places import describe_expiry
 from birthmark_sma.cli.administration.transport import ServerConnection
-from birthmark_sma.errors import ConfigurationError
-from birthmark_sma.web.api.administration.calls import MOST_ITEMS
+from birthmark_sma.errors import (
+    BirthmarkError,
+    ConfigurationError,
+    UnknownAccessKeyError,
+    UnknownDeviceError,
+    UnknownValidationError,
+)
+from birthmark_sma.web.api.administration.calls import MOST_ITEMS, is_name
 from birthmark_sma.web.api.administration.responses import (
     AccessKeysResponse,
     ActResponse,
@@ -73,7 +79,7 @@ class RemoteAdministration:
 
     def find_device(self, name: str) -> DeviceResponse:
         """Return a device with its permission to re-enrol and its earlier certificates."""
-        return self._get(DeviceResponse, f"/devices/{_segment(name)}")
+        return self._get(DeviceResponse, f"/devices/{_device(name)}")
 
     def change_devices(
         self, wanted: Sequence[str] | DeviceCriteria, change: StatusChange, *, dry_run: bool = False
@@ -90,11 +96,11 @@ class RemoteAdministration:
     def allow_re_enrolment(self, name: str, period: timedelta) -> PermissionResponse:
         """Allow one re-enrolment of a device."""
         body = {"seconds": int(period.total_seconds())}
-        return self._post(PermissionResponse, f"/devices/{_segment(name)}/re-enrol", body)
+        return self._post(PermissionResponse, f"/devices/{_device(name)}/re-enrol", body)
 
     def forbid_re_enrolment(self, name: str) -> PermissionResponse:
         """Withdraw the permission to re-enrol a device, if there is one."""
-        path = f"/devices/{_segment(name)}/re-enrol"
+        path = f"/devices/{_device(name)}/re-enrol"
         return self._post(PermissionResponse, path, {"cancel": True})
 
     def list_flags(self, *, shadow: bool, reviewed: bool, limit: int) -> FlagsResponse:
@@ -104,6 +110,7 @@ class RemoteAdministration:
 
     def review_flags(self, name: str, day: date | None) -> ReviewedFlagsResponse:
         """Mark the flags of a device as reviewed, or that of one day."""
+        _device(name)
         body = {"device_serial": name, "day": day}
         return self._post(ReviewedFlagsResponse, "/flags/review", body)
 
@@ -125,11 +132,11 @@ class RemoteAdministration:
     def rotate_key(self, name: str, grace: timedelta) -> IssuedKeyResponse:
         """Give an access key a new secret."""
         body = {"grace_seconds": int(grace.total_seconds())}
-        return self._post(IssuedKeyResponse, f"/keys/{_segment(name)}/rotate", body)
+        return self._post(IssuedKeyResponse, f"/keys/{_key(name)}/rotate", body)
 
     def revoke_key(self, name: str) -> RevokedKeyResponse:
         """Revoke an access key for ever."""
-        return self._post(RevokedKeyResponse, f"/keys/{_segment(name)}/revoke", {})
+        return self._post(RevokedKeyResponse, f"/keys/{_key(name)}/revoke", {})
 
     # --- what happened
 
@@ -146,7 +153,8 @@ class RemoteAdministration:
 
     def find_validations(self, request_id: str) -> RequestResponse:
         """Return the validations of all requests with an id."""
-        return self._get(RequestResponse, f"/validations/{_segment(request_id)}")
+        missing = UnknownValidationError(f"No validation has the request id {request_id}.")
+        return self._get(RequestResponse, f"/validations/{_segment(request_id, missing)}")
 
     def list_acts(self, wanted: ActFilter, *, limit: int, before: int | None) -> ActsResponse:
         """Return acts before an id, the newest first."""
@@ -201,7 +209,8 @@ class RemoteAdministration:
 
     def _post(self, model: type[_Model], path: str, body: Mapping[str, Any]) -> _Model:
         given = {name: each for name, each in body.items() if each is not None}
-        return self._parse(model, path, self._connection.post(_API + path, given))
+        changes = not given.get("preview", False)
+        return self._parse(model, path, self._connection.post(_API + path, given, changes=changes))
 
     def _pages(
         self,
@@ -217,7 +226,7 @@ class RemoteAdministration:
         found: list[Any] = []
         while True:
             number = min(limit - len(found), MOST_ITEMS)
-            page = self._get(model, path, {**query, "limit": number, "cursor": cursor})
+            page = self._get(model, path, {**query, "limit": number, "cursor": cursor or None})
             first = first or page
             found += getattr(page, items)
             following: str | None = getattr(page, "next_cursor", None)
@@ -240,8 +249,25 @@ class RemoteAdministration:
             ) from None
 
 
-def _segment(name: str) -> str:
-    """Return a name as one segment of a path (RFC 3986): clients would resolve `.` and `..`."""
+def _device(name: str) -> str:
+    """Return the name of a device as a segment of a path. Raises UnknownDeviceError."""
+    return _segment(name, UnknownDeviceError(f"No device {name} is registered."))
+
+
+def _key(name: str) -> str:
+    """Return the name of an access key as a segment of a path. Raises UnknownAccessKeyError."""
+    detail = f"No key in force has the name or id {name}. To see them, type: sma keys list"
+    return _segment(name, UnknownAccessKeyError(detail))
+
+
+def _segment(name: str, missing: BirthmarkError) -> str:
+    """Return a name as one segment of a path (RFC 3986): clients would resolve `.` and `..`.
+
+    Raises `missing` for a text that names nothing on any server, such as one that is empty. A
+    server answers it with 404, as it does if it does not know the path.
+    """
+    if not is_name(name):
+        raise missing
     return name.replace(".", "%2E") if name in {".", ".."} else quote(name, safe="")
 
 

@@ -10,6 +10,7 @@ import secrets
 import time
 import uuid
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, NoReturn
 
 import httpx2
@@ -17,6 +18,7 @@ import httpx2
 from birthmark_sma import __version__
 from birthmark_sma.authority.representations.json_text import as_json_text
 from birthmark_sma.cli.administration.refusals import explain_refusal, is_passing
+from birthmark_sma.cli.output import print_stderr
 from birthmark_sma.client.outcome import Cause
 from birthmark_sma.client.responses import TransportError
 from birthmark_sma.client.transport import (
@@ -27,7 +29,12 @@ from birthmark_sma.client.transport import (
 )
 from birthmark_sma.config import Settings
 from birthmark_sma.device.bounded_http import Answer, bounded_get, bounded_post, retry_after
-from birthmark_sma.errors import AuthorityAwayError, ConfigurationError
+from birthmark_sma.errors import (
+    AuthorityAwayError,
+    BirthmarkError,
+    ConfigurationError,
+    RefusedByServerError,
+)
 from birthmark_sma.http_requests import draw_pause
 from birthmark_sma.runtime.secret_files import read_private_file
 
@@ -38,8 +45,34 @@ _PATIENCE_SECONDS = 10.0
 """For how long a request is sent again to a server that does not answer: it may just start."""
 _LONGEST_WAIT_SECONDS = 60.0
 """The longest Retry-After that a command waits for. Rate limits are mostly by the minute."""
+_TOLD_SECONDS = 5.0
+"""Of a wait that is at least as long, the operator is told."""
 _FIRST_PAUSE_SECONDS = 0.25
 _LONGEST_PAUSE_SECONDS = 3.0
+
+_UNKNOWN = "It is not known whether the change was made. To see it, type: sma acts list"
+_NOT_SENT = (httpx2.ConnectError, httpx2.ConnectTimeout)
+# These come before the server looks at the Idempotency-Key, or while the act may still be done.
+_UNDECIDED = frozenset({401, 403, 429, *range(500, 600)})
+
+
+@dataclass(slots=True)
+class _Doubt:
+    """Whether an attempt to have an act done reached the server, and its result is not known."""
+
+    exists: bool = False
+
+    def note(self, answer: Answer | None, error: Exception | None) -> None:
+        """Note the result of an attempt: a response, or the error in place of one."""
+        if answer is None:
+            self.exists = self.exists or not isinstance(error, _NOT_SENT)
+        else:
+            self.exists = self.exists or answer.status >= 500
+
+    def describe(self, error: BirthmarkError) -> str | None:
+        """Return what to add to the last error, or None if the act is certainly not done."""
+        status = error.status if isinstance(error, RefusedByServerError) else 500
+        return _UNKNOWN if self.exists and status in _UNDECIDED else None
 
 
 class ServerConnection:
@@ -67,21 +100,23 @@ class ServerConnection:
         url = httpx2.URL(self.url + path, params=dict(query or {}))
         return self._request(path, lambda: self._get(url))
 
-    def post(self, path: str, body: Mapping[str, Any]) -> Any:
+    def post(self, path: str, body: Mapping[str, Any], *, changes: bool = True) -> Any:
         """Have an act done, once, and return the JSON of the response.
 
-        Raises RefusedByServerError, AuthorityAwayError if no response arrives, and
-        ConfigurationError if the server is no authority, of another version, or not trusted.
+        Without `changes` it is the preview of an act. Raises RefusedByServerError,
+        AuthorityAwayError if no response arrives, and ConfigurationError if the server is no
+        authority, of another version, or not trusted.
         """
         headers = {"Content-Type": "application/json", "Idempotency-Key": str(uuid.uuid4())}
         content = as_json_text(body).encode()
+        doubt = _Doubt()
         try:
-            return self._request(path, lambda: self._post(path, content, headers))
-        except AuthorityAwayError as error:
-            raise AuthorityAwayError(
-                f"{error} It is not known whether the change was made. To see it, type:"
-                " sma acts list"
-            ) from None
+            return self._request(path, lambda: self._post(path, content, headers), doubt)
+        except (AuthorityAwayError, RefusedByServerError) as error:
+            told = doubt.describe(error) if changes else None
+            if told is not None:
+                error.args = (f"{error} {told}",)
+            raise
 
     def _get(self, url: httpx2.URL) -> Answer:
         return bounded_get(self._http, url, seconds=_ANSWER_SECONDS, max_bytes=_MAX_ANSWER_BYTES)
@@ -93,12 +128,12 @@ class ServerConnection:
             max_bytes=_MAX_ANSWER_BYTES,
         )
 
-    def _request(self, path: str, send: Any) -> Any:
+    def _request(self, path: str, send: Any, doubt: _Doubt | None = None) -> Any:
         """Send a request until it has an answer that a retry would not change."""
         began = time.monotonic()
         attempts = 0
         while True:
-            answer, fault = _attempt(send)
+            answer, fault = _attempt(send, doubt or _Doubt())
             if answer is not None and not is_passing(answer.status):
                 return self._read(path, answer)
             pause = draw_pause(
@@ -114,6 +149,8 @@ class ServerConnection:
             again = answer is not None or (fault is not None and fault.again)
             if not again or time.monotonic() + pause > began + patience:
                 self._give_up(path, answer, fault)
+            if pause >= _TOLD_SECONDS:
+                print_stderr(f"{self.url} asks to wait {pause:.0f} seconds.")
             time.sleep(pause)
             attempts += 1
 
@@ -156,8 +193,11 @@ def find_access_key(settings: Settings) -> str | None:
         raise ConfigurationError(f"{file} holds no access key") from None
 
 
-def _attempt(send: Any) -> tuple[Answer | None, TransportError | None]:
+def _attempt(send: Any, doubt: _Doubt) -> tuple[Answer | None, TransportError | None]:
     try:
-        return send(), None
+        answer: Answer = send()
     except (httpx2.HTTPError, httpx2.StreamError, OSError) as error:
+        doubt.note(None, error)
         return None, to_transport_error(error)
+    doubt.note(answer, None)
+    return answer, None

@@ -13,6 +13,7 @@ from birthmark_sma.cli.actor import find_actor
 from birthmark_sma.cli.opening import administration, existing_database
 from birthmark_sma.cli.options import Json
 from birthmark_sma.cli.output import (
+    as_argument,
     pause,
     print_json,
     print_line,
@@ -95,7 +96,8 @@ def reviewed(
     serial = done.device_serial
     print_line(f"{counted(done.reviewed, 'flag')} of {serial} marked as reviewed.")
     if status == "suspended":
-        print_line(f"The device is still suspended. To end that: sma devices reinstate '{serial}'")
+        end = f"sma devices reinstate {as_argument(serial)}"
+        print_line(f"The device is still suspended. To end that: {end}")
 
 
 def _check(database: "Database", settings: "Settings") -> "AbuseScan":

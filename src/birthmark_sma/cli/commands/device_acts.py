@@ -20,7 +20,14 @@ from typer import Argument, Option
 from birthmark_sma.cli.actor import find_actor
 from birthmark_sma.cli.opening import administration
 from birthmark_sma.cli.options import Json
-from birthmark_sma.cli.output import confirm, print_line, print_object, print_table, waiting
+from birthmark_sma.cli.output import (
+    as_argument,
+    confirm,
+    print_line,
+    print_object,
+    print_table,
+    waiting,
+)
 from birthmark_sma.counts import counted
 from birthmark_sma.protocol.key_table import MAX_WIRE_INTEGER
 
@@ -253,7 +260,11 @@ def _print_done(result: "DeviceActResponse", change: "StatusChange") -> None:
     status = change.act.status.value
     if len(result.changed) == 1:
         [serial] = result.changed
-        undo = f" To undo: sma devices reinstate '{serial}'" if status == "suspended" else ""
+        undo = (
+            f" To undo: sma devices reinstate {as_argument(serial)}"
+            if status == "suspended"
+            else ""
+        )
         print_line(f"{serial} is {status}.{_others(result, change)}{undo}")
     elif result.changed:
         print_line(f"{result.changed_devices:,} devices are {status}.{_others(result, change)}")

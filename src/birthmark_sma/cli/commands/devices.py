@@ -13,7 +13,7 @@ from birthmark_sma.cli.commands import abuse_flags, device_acts, re_enrolment
 from birthmark_sma.cli.commands.expiring_devices import list_expiring
 from birthmark_sma.cli.opening import administration
 from birthmark_sma.cli.options import Json, command
-from birthmark_sma.cli.output import print_fields, print_line, print_object, print_table
+from birthmark_sma.cli.output import print_fields, print_line, print_object, print_table, quoted
 
 if TYPE_CHECKING:
     from birthmark_sma.config import Settings
@@ -75,7 +75,9 @@ def list_(
         rows.append([each.device_serial, each.device_family, each.status, tables, at, ends])
     print_table(["DEVICE", "FAMILY", "STATUS", "TABLES", "PROVISIONED (UTC)", "EXPIRES"], rows)
     if page.next_cursor is not None:
-        print_line(f"\n{page.total:,} in all. For the next page: --after '{page.next_cursor}'")
+        print_line(
+            f"\n{page.total:,} in all. For the next page: --after {quoted(page.next_cursor)}"
+        )
 
 
 @command(app, "devices show", remote=True)

@@ -10,7 +10,7 @@ import typer
 
 from birthmark_sma.cli.administration.places import parse_expiry
 from birthmark_sma.cli.durations import parse_duration
-from birthmark_sma.cli.output import print_line, print_object, print_table
+from birthmark_sma.cli.output import print_line, print_object, print_table, quoted
 
 if TYPE_CHECKING:
     from birthmark_sma.cli.administration.interface import Administration
@@ -50,7 +50,7 @@ def list_expiring(
     ]
     print_table(["DEVICE", "FAMILY", "STATUS", "EXPIRES (UTC)", "LEFT"], rows, numbers={"LEFT"})
     if page.next_cursor is not None:
-        print_line(f"\nThere are more. For the next page: --after '{page.next_cursor}'")
+        print_line(f"\nThere are more. For the next page: --after {quoted(page.next_cursor)}")
 
 
 def _left(time: timedelta) -> str:

@@ -12,7 +12,7 @@ from typer import Argument, Option
 from birthmark_sma.cli.durations import parse_duration
 from birthmark_sma.cli.opening import administration
 from birthmark_sma.cli.options import Json
-from birthmark_sma.cli.output import print_line, print_object
+from birthmark_sma.cli.output import as_argument, print_line, print_object
 
 if TYPE_CHECKING:
     from birthmark_sma.config import Settings
@@ -57,4 +57,4 @@ def re_enrol(
         "Provision it under the same serial and family, with a CSR. Until then its present"
         " certificate stays valid; then it is revoked as superseded."
     )
-    print_line(f"To undo: sma devices re-enrol '{permission.device_serial}' --cancel")
+    print_line(f"To undo: sma devices re-enrol --cancel {as_argument(permission.device_serial)}")

@@ -21,6 +21,7 @@ from birthmark_sma.cli.output import (
     print_line,
     print_object,
     print_table,
+    quoted,
     waiting,
 )
 from birthmark_sma.counts import counted
@@ -159,7 +160,7 @@ def stragglers(
     print_table(["DEVICE", "TABLE", "EPOCH", "ACCEPTED UNTIL (UTC)"], rows, numbers=["TABLE"])
     print_line(f"\n{counted(total, 'device has', 'devices have')} an earlier key.")
     if len(found) == limit:
-        print_line(f"For the next page: --after '{found[-1].device_serial}'")
+        print_line(f"For the next page: --after {quoted(found[-1].device_serial)}")
 
 
 def end(

@@ -318,6 +318,8 @@ def test_noting_uses_waits_for_nobody(new_authority: Database) -> None:
         {"name": ""},
         {"name": "a" * 65},
         {"name": "new\nline"},
+        {"name": " "},
+        {"name": "one "},
         {"expires_at": NOW},
         {"uses_allowed": 1},
         {"device_family": "Pi"},

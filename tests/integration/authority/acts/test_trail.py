@@ -268,7 +268,8 @@ def test_an_export_without_serials_names_no_device(authority: Authority) -> None
     serials = register(authority, 3)
     database = authority.database
     change_devices(database, serials, states.suspend(ACTOR))
-    change_devices(database, serials[:1], states.reinstate(ACTOR))
+    searched = {"begins": serials[0], "family": "Pi"}
+    change_devices(database, serials[:1], states.reinstate(ACTOR), chosen_by=searched)
     facts = {"certificate_serial": "abc0123", "device_family": "Pi"}
     database.transact(
         lambda transaction: trail.record(
@@ -280,6 +281,7 @@ def test_an_export_without_serials_names_no_device(authority: Authority) -> None
     text = json.dumps(rows, default=str)
     assert not [each for each in (*serials, "abc0123") if each in text]
     assert "ca-0" in text
+    assert {"criteria": {"family": "Pi"}} in [row.get("more") for row in rows]
     assert [row["after"] for row in rows if row.get("act") == "device.provision"] == [
         {"device_family": "Pi"}
     ]

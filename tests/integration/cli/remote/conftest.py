@@ -1,5 +1,6 @@
 """An authority with a server, and `sma` on the database and on the server."""
 
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -89,7 +90,7 @@ def remote_on_postgresql(
     tmp_path_factory: pytest.TempPathFactory, postgres_admin_url: str
 ) -> Iterator[Remote]:
     """The same on PostgreSQL."""
-    name = "remote_administration"
+    name = f"remote_administration_{time.time_ns()}"  # processes of tests share the server
     url = create_database(postgres_admin_url, name)
     with _started(tmp_path_factory.mktemp("remote"), url) as remote:
         yield remote

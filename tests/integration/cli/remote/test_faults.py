@@ -12,6 +12,7 @@ from typing import Any
 import httpx2
 import pytest
 
+from birthmark_sma.authority.devices.states import suspend
 from birthmark_sma.cli.administration import transport
 from birthmark_sma.cli.administration.remote import RemoteAdministration
 from birthmark_sma.cli.administration.transport import ServerConnection
@@ -24,6 +25,7 @@ from birthmark_sma.errors import (
 )
 from tests.integration.cli.conftest import assert_refused
 from tests.integration.cli.remote.conftest import KEY, SERVER, Remote
+from tests.support.devices.actors import ACTOR
 from tests.support.programs.commands import sma
 from tests.support.programs.server import Server
 
@@ -120,6 +122,36 @@ def test_a_lost_answer_is_asked_for_again_with_the_same_key() -> None:
 def test_a_server_that_never_answers_an_act_leaves_it_open() -> None:
     with scripted(drop) as (url, _), pytest.raises(AuthorityAwayError, match="not known whether"):
         opened(url).revoke_key("a")
+
+
+@pytest.mark.parametrize(
+    ("answers", "is_known"),
+    [
+        ((problem(503, "database-unavailable"),), False),
+        ((problem(500, "internal-error"),), False),
+        ((drop, problem(401, "unauthenticated")), False),  # it has revoked its own key, perhaps
+        ((problem(401, "unauthenticated"),), True),
+        ((drop, problem(404, "unknown-access-key")), True),  # the server knows the Idempotency-Key
+    ],
+)
+def test_a_refusal_says_whether_the_act_may_be_done(
+    answers: Sequence[_Answer], is_known: bool
+) -> None:
+    with scripted(*answers) as (url, _), pytest.raises(RefusedByServerError) as refused:
+        opened(url).revoke_key("a")
+    assert ("not known whether" not in str(refused.value)) is is_known
+    with scripted(*answers) as (url, _), pytest.raises(RefusedByServerError) as refused:
+        opened(url).list_keys(everything=True)
+    assert "not known whether" not in str(refused.value)
+
+
+def test_what_was_never_sent_is_not_done() -> None:
+    with pytest.raises(AuthorityAwayError) as away:
+        opened(_UNUSED).revoke_key("a")
+    assert "not known whether" not in str(away.value)
+    with scripted(drop) as (url, _), pytest.raises(AuthorityAwayError) as away:
+        opened(url).change_devices(["a"], suspend(ACTOR), dry_run=True)
+    assert "not known whether" not in str(away.value)
 
 
 @pytest.mark.parametrize("slow", ["head", "body"])

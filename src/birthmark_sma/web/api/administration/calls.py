@@ -59,22 +59,31 @@ def path_parameter(request: ApiRequest) -> str:
         name = unquote_to_bytes(tail.partition(b"/")[0]).decode()
     except UnicodeDecodeError:
         raise HTTPException(404) from None
-    if not name.isprintable() or len(name) > _MOST_CHARACTERS:
+    if not is_name(name):
         raise HTTPException(404)
     return name
 
 
-def check_query(request: ApiRequest, *names: str) -> None:
-    """Raise RequestError for a parameter of the query that has another name, or that occurs twice.
+def is_name(text: str) -> bool:
+    """Return whether a text can be the parameter in a path, which names something."""
+    return 1 <= len(text) <= _MOST_CHARACTERS and text.isprintable()
 
-    A filter that was misspelt would otherwise select everything.
+
+def check_query(request: ApiRequest, *names: str) -> None:
+    """Raise RequestError for a parameter of the query with another name, twice, or without a value.
+
+    A filter that was misspelt, or whose value a script did not set, would select everything.
     """
-    given = [name for name, _ in request.query_params.multi_items()]
+    items = request.query_params.multi_items()
+    given = [name for name, _ in items]
     if not set(given) <= set(names):
         known = ", ".join(names) or "no parameters"
         raise refused(f"A parameter of the query is not known here. This path has: {known}.")
     if len(given) > len(set(given)):
         raise refused("Each parameter of the query may occur once.")
+    for name, value in items:
+        if not value.strip():
+            raise refused(f"{name} has no value. Leave it out to search for all.")
 
 
 def parse_limit(request: ApiRequest) -> int:
@@ -96,11 +105,12 @@ def parse_flag(request: ApiRequest, name: str) -> bool:
 
 
 def check_serials_allowed(request: ApiRequest) -> None:
-    """Raise InsufficientScopeError if the access key may not read the serials of this path."""
+    """Raise InsufficientScopeError if the access key may not read the serials of this request."""
     if not request.context.known_caller.may_read_serials:
         raise InsufficientScopeError(
-            "The disclosure of this access key leaves out serials, and devices and flags are named"
-            " by them. Use a key with --disclosure serial, or without --disclosure"
+            "The disclosure of this access key leaves out serials, so it reads no devices and"
+            " flags, and searches for none. Use a key with --disclosure serial, or without"
+            " --disclosure"
         )
 
 

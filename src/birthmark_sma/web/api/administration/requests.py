@@ -41,6 +41,11 @@ def _printable(value: object) -> object:
     return value
 
 
+def is_serial(text: str) -> bool:
+    """Return whether a device can have this serial."""
+    return 1 <= len(text) <= MAX_SERIAL_CHARACTERS and text.isprintable()
+
+
 Moment = Annotated[datetime, BeforeValidator(_moment)]
 Day = Annotated[date, BeforeValidator(_day)]
 Serial = Annotated[
@@ -97,7 +102,7 @@ class ReEnrolRequest(WireRequest):
     """Allow a device to be provisioned once more, or withdraw that."""
 
     seconds: Annotated[
-        int, Field(ge=60, le=90 * _DAY_SECONDS, description="How long it is allowed: 7 days")
+        int, Field(ge=1, le=90 * _DAY_SECONDS, description="How long it is allowed: 7 days")
     ] = 7 * _DAY_SECONDS
     cancel: Annotated[bool, Field(description="Withdraw the permission instead")] = False
 

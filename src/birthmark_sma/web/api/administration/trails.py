@@ -21,6 +21,7 @@ from birthmark_sma.web.api.administration import examples
 from birthmark_sma.web.api.administration.calls import (
     answer,
     check_query,
+    check_serials_allowed,
     parse_limit,
     path_parameter,
     respond,
@@ -68,6 +69,8 @@ async def list_validations(request: ApiRequest) -> Response:
     check_query(request, *_OF_VALIDATIONS)
     limit, place = parse_limit(request), _place_of(request)
     device = parse_name(request, "device")
+    if device is not None:
+        check_serials_allowed(request)  # who filters by a serial learns whose the rows are
     chosen: dict[str, Any] = {
         "result": parse_choice(request, "result", Verdict),
         "reason": parse_choice(request, "reason", Reason),
@@ -146,6 +149,10 @@ async def list_acts(request: ApiRequest) -> Response:
         since=parse_time(request, "since"),
         until=parse_time(request, "until"),
     )
+
+    kind = wanted.subject_kind
+    if wanted.subject is not None and (kind is None or act_search.names_devices(kind)):
+        check_serials_allowed(request)
 
     def read(connection: Connection) -> dict[str, Any]:
         found = act_search.search(connection, wanted, limit=limit + 1, before=before)

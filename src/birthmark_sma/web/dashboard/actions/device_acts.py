@@ -147,8 +147,7 @@ async def _answer(
         if seen is None:
             return _show(request, database, preview)
         if preview.fingerprint != seen:
-            done = _find_done(request, database, preview)
-            return show_act(done) if done else _show(request, database, preview, _CHANGED, 409)
+            return _show_changed(request, database, preview)
         if preview.needs_number and number != str(len(preview.hit)):
             fault = f"Type {len(preview.hit)}, the number of devices, to confirm. Nothing was done."
             return _show(request, database, preview, fault, 422)
@@ -192,13 +191,18 @@ def _do(request: ApiRequest, database: Database, preview: Preview) -> Response:
     except DeviceStatusError as error:  # a reason or a time that does not fit
         return _show(request, database, preview, f"{error} Nothing was done.", 422)
     if result.is_outdated or result.is_prevented:
-        now = _preview(database, preview.job, change.actor)
-        return _show(request, database, now, _CHANGED, 409)
+        return _show_changed(request, database, _preview(database, preview.job, change.actor))
     if not result.changed:
         fault = "The device is revoked already, for a reason as strong as this. Nothing was done."
         return _show(request, database, preview, fault, 409)
     with database.read() as connection:
         return show_act(find_act(connection, request))
+
+
+def _show_changed(request: ApiRequest, database: Database, preview: Preview) -> Response:
+    """Show the act if this form has done it before, perhaps a moment ago; else the devices now."""
+    done = _find_done(request, database, preview)
+    return show_act(done) if done else _show(request, database, preview, _CHANGED, 409)
 
 
 def _find_done(request: ApiRequest, database: Database, preview: Preview) -> RecordedAct | None:

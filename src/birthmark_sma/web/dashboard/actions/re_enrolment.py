@@ -13,6 +13,7 @@ from starlette.responses import Response
 
 from birthmark_sma.authority.acts.actor import ActKind
 from birthmark_sma.authority.devices import re_enrolments
+from birthmark_sma.authority.devices import store as device_store
 from birthmark_sma.authority.devices.re_enrolments import ReEnrolment
 from birthmark_sma.authority.devices.revocation import find_named
 from birthmark_sma.authority.devices.store import Device
@@ -81,21 +82,33 @@ async def change_permission(request: ApiRequest) -> Response:
         database, actor = request.server.authority.database, find_actor(request)
         if not is_confirmed:
             return _show(request, serial)
-        kind = ActKind.DEVICE_ALLOW_RE_ENROLMENT if allow else ActKind.DEVICE_FORBID_RE_ENROLMENT
-        with database.read() as connection:
-            device, permission = _find(connection, serial)
+
+        def change(transaction: Connection) -> bool:
+            """Return False if the device is not as the operator has seen it."""
+            # Locked before the comparison: the same form may be sent twice at once.
+            device_store.lock_device(transaction, find_named(transaction, serial).device_serial)
+            device, permission = _find(transaction, serial)
             if seen != _seen(device, permission) or allow is (permission is not None):
-                done = find_earlier(connection, request, kind, device.device_serial)
-                return show_act(done) if done else _show(request, serial, _CHANGED)
-        try:
+                return False
             if allow:
-                re_enrolments.allow(database, device.device_serial, _LENGTHS[period], actor)
+                re_enrolments.permit(transaction, device.device_serial, _LENGTHS[period], actor)
             else:
-                re_enrolments.cancel(database, device.device_serial, actor)
+                re_enrolments.withdraw(transaction, device.device_serial, actor)
+            return True
+
+        try:
+            is_done = database.transact(change)
         except DeviceStatusError:
             return _show(request, serial, _CHANGED)
         with database.read() as connection:
-            return show_act(find_act(connection, request))
+            if is_done:
+                return show_act(find_act(connection, request))
+            kind = (
+                ActKind.DEVICE_ALLOW_RE_ENROLMENT if allow else ActKind.DEVICE_FORBID_RE_ENROLMENT
+            )
+            subject = find_named(connection, serial).device_serial
+            done = find_earlier(connection, request, kind, subject)
+        return show_act(done) if done else _show(request, serial, _CHANGED)
 
     return await perform(request, work)
 

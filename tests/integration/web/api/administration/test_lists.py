@@ -144,12 +144,15 @@ def test_devices_by_filter(server: Administered) -> None:
         ("/acts", f"cursor={2**63}", "next_cursor"),
         ("/acts", "act=device.delete", "one of"),
         ("/tables", "cursor=x", "whole number"),
+        ("/devices", "family=", "family has no value"),
+        ("/validations", "request_id=", "request_id has no value"),
+        ("/acts", "subject=%20", "subject has no value"),
     ],
 )
 def test_a_query_that_cannot_be_used(
     server: Administered, path: str, query: str, told: str
 ) -> None:
-    """A filter that is misspelt never selects everything."""
+    """A filter that is misspelt, or that has no value, never selects everything."""
     answer = server.ask("admin", "GET", f"{path}?{query}")
     assert answer.status_code == 422, answer.text
     assert told in answer.json()["detail"]
@@ -182,7 +185,10 @@ def test_a_key_table(server: Administered) -> None:
 
 
 def test_a_key_that_may_not_read_serials(server: Administered) -> None:
-    """Validations and acts come without serials, as in an export; devices and flags not at all."""
+    """Validations and acts come without serials, as in an export; devices and flags not at all.
+
+    A filter by serial would tell whose the rows are.
+    """
     serial = server.provision()
     server.act(f"/devices/{serial}/suspend", reason="certificate_hold")
     fail_once(server, "nameless-1")
@@ -194,7 +200,10 @@ def test_a_key_that_may_not_read_serials(server: Administered) -> None:
     with server.running.client(headers=key) as client:
         # A new key is in force within a second.
         wait_until(lambda: client.get(f"{API}/tables").status_code == 200, seconds=10)
-        for path in ("/devices", f"/devices/{serial}", "/flags"):
+        for path in (
+            *("/devices", f"/devices/{serial}", "/flags", f"/validations?device={serial}"),
+            *(f"/acts?subject={serial}", f"/acts?subject={serial}&kind=device"),
+        ):
             refused = client.get(API + path)
             assert (refused.status_code, refused.json()["type"][-18:]) == (
                 403,
@@ -205,6 +214,7 @@ def test_a_key_that_may_not_read_serials(server: Administered) -> None:
             assert answer.status_code == 200, answer.text
             assert serial not in answer.text
             server.check_schema(path.replace("nameless-1", "{request_id}"), answer)
+        assert client.get(f"{API}/acts?subject=x&kind=access-key").status_code == 200
         act = next(
             each
             for each in client.get(f"{API}/acts", params={"act": "device.suspend"}).json()["acts"]

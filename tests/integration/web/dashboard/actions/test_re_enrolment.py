@@ -1,5 +1,7 @@
 """Allow and forbid the re-enrolment of a device in the dashboard."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import httpx2
 
 from tests.integration.web.dashboard.actions.conftest import (
@@ -38,6 +40,27 @@ def test_it_is_allowed_and_forbidden_again(guarded: Guarded, operator: httpx2.Cl
         "SELECT count(*) FROM re_enrolments WHERE device_serial = ?", serial
     )
     assert row == (0,)
+
+
+def test_a_form_is_sent_many_times_at_once(guarded: Guarded, operator: httpx2.Client) -> None:
+    """One act, and each response shows it."""
+    [serial] = provision(guarded, new_serial())
+    cookies = dict(operator.cookies)
+    for kind in ("device.allow-re-enrolment", "device.forbid-re-enrolment"):
+        fields = confirmation(operator.get(PATH, params={"serial": serial}))
+
+        def send(_: int, fields: dict[str, list[str]] = fields) -> tuple[int, str]:
+            with guarded.running.client(
+                headers={"Accept": "text/html"}, cookies=cookies
+            ) as browser:
+                answer = browser.post(PATH, data=fields)
+            return answer.status_code, answer.headers.get("location", "")
+
+        with ThreadPoolExecutor(8) as threads:
+            [(status, place)] = set(threads.map(send, range(8)))
+        acts = list_acts(guarded, serial)
+        assert [each.act for each in acts].count(kind) == 1
+        assert (status, place) == (303, f"/dashboard/act?id={acts[0].id}&done=yes")
 
 
 def test_another_operator_was_faster(guarded: Guarded, operator: httpx2.Client) -> None:
