@@ -55,9 +55,14 @@ def chain_earlier(transaction: Connection) -> None:
 
 
 def days_of(connection: Connection) -> Iterator[datetime]:
-    """Yield the midnights (UTC) of the days with audit rows, by one look-up in the index each."""
+    """Yield the midnights (UTC) of the days with audit rows, by one look-up in the index each.
+
+    Raises ValueError for a time without a zone, which SQLite can have.
+    """
     oldest = connection.execute(select(func.min(history.c.validated_at))).scalar_one()
     while oldest is not None:
+        if oldest.tzinfo is None:
+            raise ValueError("a time without a zone")
         day = oldest.replace(hour=0, minute=0, second=0, microsecond=0)
         yield day
         later = select(func.min(history.c.validated_at)).where(history.c.validated_at >= day + _DAY)

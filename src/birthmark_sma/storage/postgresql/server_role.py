@@ -46,6 +46,12 @@ BEGIN
     IF to_regrole('birthmark_sma_server') IS NULL THEN
         RETURN;
     END IF;
+    -- A server's own functions could be called by the owner's commands, with the owner's rights.
+    IF pg_has_role((SELECT nspowner FROM pg_namespace WHERE nspname = current_schema()), 'USAGE')
+    THEN
+        EXECUTE format('REVOKE CREATE ON SCHEMA %I FROM PUBLIC, birthmark_sma_server',
+            current_schema());
+    END IF;
     EXECUTE format('GRANT USAGE ON SCHEMA %I TO birthmark_sma_server', current_schema());
     EXECUTE format('GRANT USAGE, SELECT ON ALL SEQUENCES IN SCHEMA %I TO birthmark_sma_server',
         current_schema());
@@ -84,6 +90,19 @@ def may_delete_trail(connection: Connection) -> bool:
 def may_change_trail(connection: Connection) -> bool:
     """Return whether this user may change audit rows and batches. On SQLite everybody may."""
     return _may(connection, (validation_history.name, "UPDATE"), (audit_batches.name, "UPDATE"))
+
+
+def may_servers_create(connection: Connection) -> bool:
+    """Return whether a server with the role may create functions in the schema.
+
+    The owner's commands could call them, so that a server gets the owner's rights.
+    `grant_to_servers` revokes this, but only an owner of the schema can.
+    """
+    held = text(
+        "SELECT has_schema_privilege(oid, current_schema(), 'CREATE') FROM pg_roles"
+        " WHERE rolname = :role"
+    )
+    return bool(connection.execute(held, {"role": SERVER_ROLE}).scalar())
 
 
 def _may(connection: Connection, *privileges: tuple[str, str]) -> bool:
