@@ -12,13 +12,19 @@ from psycopg import sql
 from birthmark_sma.authority.access.caller import Caller
 from birthmark_sma.authority.background.audit_checkpoints import AuditCheckpoints
 from birthmark_sma.authority.background.audit_upkeep import AuditUpkeep
+from birthmark_sma.authority.background.privacy.coarsening import coarsen
+from birthmark_sma.authority.background.retention import prune
 from birthmark_sma.authority.operations.doctor.postgresql_checks import check_server
+from birthmark_sma.errors import ConfigurationError
 from birthmark_sma.storage import health, partitions
 from birthmark_sma.storage.engine import open_database
 from birthmark_sma.storage.migration import migrate
 from birthmark_sma.storage.postgresql.server_role import SERVER_ROLE, TRAIL
+from tests.support.audit_rows import append_rows
 from tests.support.authorities import new_authority, new_camera, opened, small_settings
+from tests.support.databases.chained_trail import make_row
 from tests.support.days import DAY, current_time, today
+from tests.support.devices.actors import ACTOR
 
 REFUSED = (
     "UPDATE {} SET {} = NULL",
@@ -27,6 +33,14 @@ REFUSED = (
     "DROP TABLE {}",
     "ALTER TABLE {} ADD COLUMN more integer",
     "CREATE RULE no_more AS ON INSERT TO {} DO INSTEAD NOTHING",
+)
+
+
+EVERYTHING = (
+    "SELECT * FROM validation_history",
+    "SELECT * FROM audit_checkpoints",
+    "SELECT * FROM administrative_acts",
+    "SELECT * FROM validation_counters",
 )
 
 
@@ -68,6 +82,24 @@ def test_a_server_serves(
             assert health.missing_privileges(connection) == []
             assert partitions.missing_days(connection, today().date()) == []
     assert caplog.text.count("may not delete audit rows") == 1
+
+
+def test_a_server_neither_prunes_nor_coarsens(
+    server_url: str, postgres_url: str, tmp_path: Path
+) -> None:
+    """It is refused before an act, before counters go, and before a checkpoint permits it."""
+    with opened(small_settings(tmp_path, server_url)) as authority:
+        database, keks = authority.database, authority.secrets.keks
+        with database.write() as transaction:
+            append_rows(transaction, [make_row(current_time() - 9 * DAY, 1)])
+        AuditCheckpoints(database, keks).work(current_time())
+        with psycopg.connect(postgres_url, autocommit=True) as owner:
+            before = [owner.execute(each).fetchall() for each in EVERYTHING]
+            with pytest.raises(ConfigurationError, match="may not delete audit rows"):
+                prune(database, today(), lambda _: False, actor=ACTOR, keks=keks)
+            with pytest.raises(ConfigurationError, match="may not change audit rows"):
+                coarsen(database, today(), lambda _: False, ACTOR)
+            assert [owner.execute(each).fetchall() for each in EVERYTHING] == before
 
 
 @pytest.mark.parametrize("table", TRAIL)

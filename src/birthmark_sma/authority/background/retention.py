@@ -24,6 +24,7 @@ from birthmark_sma.errors import DatabaseUnavailableError
 from birthmark_sma.storage import partitions
 from birthmark_sma.storage.engine import Database
 from birthmark_sma.storage.outages.deadlines import LONG_SECONDS
+from birthmark_sma.storage.postgresql.server_role import check_may_delete_trail
 
 Pause = Callable[[float], bool]
 """Waits for some seconds and returns True if the work must stop, because the server shuts down."""
@@ -89,9 +90,11 @@ def prune(
     A checkpoint signs first that these rows are deleted. `keks` open its key. They are None only if
     there is no such key, because no server has ever run.
 
-    Raises DatabaseUnavailableError, for instance if a partition stays locked for 5 tries. The steps
+    Raises ConfigurationError, with nothing done, if the database's user may not delete audit rows;
+    and DatabaseUnavailableError, for instance if a partition stays locked for 5 tries. The steps
     before that stay done.
     """
+    check_may_delete_trail(database)
     if actor is not None:
         database.transact(partial(_record, actor, before))
     dropped: list[str] = []

@@ -24,6 +24,7 @@ from birthmark_sma.authority.background.privacy.audit_rows import ExactRow, Salt
 from birthmark_sma.storage.engine import Database
 from birthmark_sma.storage.locks import AdvisoryLock, wait_for_lock
 from birthmark_sma.storage.outages.deadlines import LONG_SECONDS
+from birthmark_sma.storage.postgresql.server_role import check_may_change_trail
 
 Pause = Callable[[float], bool]
 """Waits for some seconds and returns True if the work must stop, because the server shuts down."""
@@ -71,9 +72,11 @@ def coarsen(
     """Coarsen all rows from before a midnight (UTC), the oldest day first.
 
     `pause` is called after each step, and True stops the work. If a person asked for it, `actor` is
-    recorded in the trail of acts before the first step. Raises DatabaseUnavailableError; the steps
-    before that stay done.
+    recorded in the trail of acts before the first step. Raises ConfigurationError, with nothing
+    done, if the database's user may not change audit rows; and DatabaseUnavailableError, before
+    which finished steps stay done.
     """
+    check_may_change_trail(database)
     done = Coarsened()
     if actor is not None:
         database.transact(partial(_record, actor, before))
