@@ -87,8 +87,8 @@ def prune(
     partitions and rows so far; then `pause` is called, and True stops the work. If a person asked
     for it, `actor` is recorded in the trail of acts before the first step.
 
-    A checkpoint signs first that these rows are deleted. `keks` open its key. They are None only if
-    there is no such key, because no server has ever run.
+    A checkpoint signs first that these rows are deleted. `keks` open its key. Without them, nothing
+    is signed, and `sma audit verify` names the rows as deleted.
 
     Raises ConfigurationError, with nothing done, if the database's user may not delete audit rows;
     and DatabaseUnavailableError, for instance if a partition stays locked for 5 tries. The steps

@@ -47,9 +47,8 @@ def prune(
 
     Servers may run meanwhile. Deleted rows cannot be restored. A server with
     SMA_AUDIT_RETENTION_DAYS prunes by itself every hour. It signs a checkpoint that says so, and
-    so needs the authority's secret, once a server has run.
+    so needs the authority's secret.
     """
-    from birthmark_sma.authority.audit_chain.keys import find_verifier
     from birthmark_sma.authority.background import retention
     from birthmark_sma.authority.kek.wrapping import open_stored_secrets
 
@@ -73,9 +72,7 @@ def prune(
             yes=yes,
         )
         total = len(foreseen.partitions) + foreseen.rows
-        with database.read() as connection:
-            is_signed = find_verifier(connection) is not None
-        keks = open_stored_secrets(database, settings).keks if is_signed else None
+        keks = open_stored_secrets(database, settings).keks
         with progress_bar("Deleting", transient=True) as progress:
             # `foreseen` is an estimate from before, so the total grows if more is deleted.
             pruned = retention.prune(

@@ -8,11 +8,14 @@ from typing import Any
 
 import pytest
 
+from birthmark_sma.authority.kek import store as kek_store
+from birthmark_sma.authority.kek.sources import KekSecret
+from birthmark_sma.authority.kek.wrapping import create_secrets
 from birthmark_sma.authority.validation.records import AuditRow
 from birthmark_sma.storage.engine import Database, open_database
 from tests.integration.cli.conftest import Place, assert_refused
 from tests.support.audit_rows import append_rows
-from tests.support.authorities import rows_of
+from tests.support.authorities import rows_of, small_settings
 from tests.support.days import current_time, today
 from tests.support.programs.server import PASSPHRASE
 from tests.support.schemas import give_schema
@@ -27,10 +30,16 @@ class Aged:
         give_schema(url)
         self.database = open_database(url)
         self._place = place
-        self._settings = {"DATABASE_URL": url, "CA_PASSWORD": PASSPHRASE}
+        self._settings = {
+            "DATABASE_URL": url,
+            "CA_PASSWORD": PASSPHRASE,
+            "SMA_KEK_FILE": str(place.data_dir / "key-encryption.key"),
+        }
         now = current_time()
+        record, _ = create_secrets(KekSecret.of(small_settings(place.data_dir, None)), now)
         row = AuditRow(bytes(48), 1, 1, "FAIL", "not_opened", None, now, None)
         with self.database.write() as transaction:
+            kek_store.add_kek(transaction, record)
             rows = [row._replace(validated_at=now - timedelta(days=days)) for days in AGES]
             append_rows(transaction, rows)
 
