@@ -56,6 +56,9 @@ BEGIN
     -- A server's own functions could be called by the owner's commands, with the owner's rights.
     IF pg_has_role((SELECT nspowner FROM pg_namespace WHERE nspname = current_schema()), 'USAGE')
     THEN
+        -- The owner of the tables may have had it from PUBLIC.
+        EXECUTE format('GRANT CREATE ON SCHEMA %I TO %I', current_schema(), (SELECT pg_get_userbyid(
+            relowner) FROM pg_class WHERE oid = 'validation_history'::regclass));
         EXECUTE format('REVOKE CREATE ON SCHEMA %I FROM PUBLIC, birthmark_sma_server',
             current_schema());
     END IF;

@@ -54,7 +54,8 @@ def check_server(database: Database) -> Iterator[Finding]:
         yield warning(
             f"Whoever has the role {SERVER_ROLE} may create functions in the schema, and with them"
             " get the rights of the database's owner",
-            "As an administrator of PostgreSQL: REVOKE CREATE ON SCHEMA public FROM PUBLIC",
+            "As an administrator of PostgreSQL: REVOKE CREATE ON SCHEMA public FROM PUBLIC, and"
+            " grant it to the owner of the database",
             "writing",
         )
     allowed = int(state.settings["max_connections"])
