@@ -79,3 +79,23 @@ def test_other_texts(text: str) -> None:
     """They are no checkpoints."""
     with pytest.raises(ValueError, match=r"."):
         parse(text)
+
+
+@pytest.mark.parametrize(
+    ("part", "other"),
+    [
+        ("number 1\n", "number 1\nnumber 1\n"),
+        ("number 1\n", "number 1\nmore 1\n"),
+        ("number 1\n", "number 01\n"),
+        ("aa 1", "aa \u0661"),
+        ("aa 1", "aa +1"),
+        (f"chain aa 1 {'61' * 32}", f"chain aa 2 {'62' * 32}\nchain aa 1 {'61' * 32}"),
+        (f"{'61' * 32}", f"{'61 ' * 32}"),
+    ],
+)
+def test_a_checkpoint_has_one_spelling(part: str, other: str) -> None:
+    """Every program reads the same from it."""
+    text = Signed().follow(ONE, NOW, lists_all=True).as_text()
+    assert parse(text)
+    with pytest.raises(ValueError, match=r"written|unpack"):
+        parse(text.replace(part, other))

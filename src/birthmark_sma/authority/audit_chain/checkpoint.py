@@ -68,7 +68,7 @@ class Checkpoint:
 
 
 def parse(text: str) -> Checkpoint:
-    """Return the checkpoint of a text. Raises ValueError if it is none."""
+    """Return the checkpoint of a text. Raises ValueError unless a checkpoint has this very text."""
     origin, *lines = text.removesuffix("\n").split("\n")
     if origin != ORIGIN:
         raise ValueError("it is no checkpoint of this version")
@@ -83,7 +83,7 @@ def parse(text: str) -> Checkpoint:
             single[name] = value
     try:
         total, scope = single["chains"].split(" ")
-        return Checkpoint(
+        checkpoint = Checkpoint(
             number=int(single["number"]),
             made_at=_parse_time(single["time"]),
             previous=single["previous"],
@@ -97,6 +97,9 @@ def parse(text: str) -> Checkpoint:
         )
     except KeyError as missing:
         raise ValueError(f"it has no line {missing}") from None
+    if checkpoint.as_text() != text:  # such as a line twice, or digits of another script
+        raise ValueError("it is not written as checkpoints are")
+    return checkpoint
 
 
 def text_of(note: str) -> str:

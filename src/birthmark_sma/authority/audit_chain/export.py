@@ -5,9 +5,9 @@ lines for each table (docs/operate/tamper-evidence.md). It has no secret. Whoeve
 must not trust it: it is verified by the same code as the database that it came from.
 """
 
-import io
 import json
 import zipfile
+import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from itertools import islice
@@ -27,7 +27,7 @@ from sqlalchemy import (
 from sqlalchemy.exc import SQLAlchemyError
 
 from birthmark_sma.authority.audit_chain.signed_note import THE_KEY, parse_verifier
-from birthmark_sma.errors import ConfigurationError
+from birthmark_sma.errors import ConfigurationError, DatabaseUnavailableError
 from birthmark_sma.storage.engine import Database, open_database
 from birthmark_sma.storage.portable_sql import UtcDateTime
 from birthmark_sma.storage.schema.acts import act_subjects, administrative_acts
@@ -48,6 +48,9 @@ _TABLES = (
     audit_checkpoints,
 )
 _AT_ONCE = 5_000
+_MOST_BYTES = 64 * 1024**2
+"""No line is so long: the leaves of a batch of `verification.trail.MOST_ROWS` rows have half."""
+_ENCRYPTED = 1  # a bit of a member's flags
 _TIME = "%Y-%m-%dT%H:%M:%S.%fZ"
 
 
@@ -88,19 +91,30 @@ def load_export(path: Path, folder: Path) -> Database:
     database = open_database(f"sqlite:///{folder / 'export.sqlite3'}")
     try:
         with zipfile.ZipFile(path) as archive:
-            head = json.loads(archive.read(_HEAD))
+            _check_members(archive)
+            head = json.loads(next(_read_lines(archive, _HEAD), b""))
             if head["format"] != FORMAT:
                 raise ConfigurationError(f"{path} was exported by another version of this program.")
             for table in _TABLES:
                 _load(database, table, archive)
         _load_key(database, head["public_key"])
+    except DatabaseUnavailableError as error:
+        database.close()
+        raise ConfigurationError(
+            f"{path} cannot be loaded: {error}. The temporary database needs room for the whole"
+            f" trail in {folder.parent}. Let TMPDIR name another folder"
+        ) from None
     except (
         OSError,
+        EOFError,
         zipfile.BadZipFile,
+        zlib.error,
         KeyError,
         TypeError,
         ValueError,
         AttributeError,
+        OverflowError,
+        RecursionError,
         SQLAlchemyError,
     ):
         database.close()
@@ -108,6 +122,29 @@ def load_export(path: Path, folder: Path) -> Database:
             f"{path} is no export of the trail, or it is damaged. Export it again: sma audit export"
         ) from None
     return database
+
+
+def _check_members(archive: zipfile.ZipFile) -> None:
+    """Raise ValueError unless the members are those of an export, each once.
+
+    Which of two members with one name is read depends on the program. Other compressions than that
+    of an export can ask for much memory.
+    """
+    members = archive.infolist()
+    if sorted(each.filename for each in members) != sorted([_HEAD, *map(_name, _TABLES)]):
+        raise ValueError("its members are not those of an export")
+    usual = {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}
+    if any(each.compress_type not in usual or each.flag_bits & _ENCRYPTED for each in members):
+        raise ValueError("a member is encrypted, or compressed in another way")
+
+
+def _read_lines(archive: zipfile.ZipFile, name: str) -> Iterator[bytes]:
+    """Yield the lines of a member. Raises ValueError for one that would fill the memory."""
+    with archive.open(name) as file:
+        while line := file.readline(_MOST_BYTES):
+            if len(line) == _MOST_BYTES:
+                raise ValueError("a line is too long")
+            yield line
 
 
 def _lines(connection: Connection, table: Table) -> Iterator[bytes]:
@@ -124,33 +161,32 @@ def _encode(value: object) -> object:
 
 
 def _load(database: Database, table: Table, archive: zipfile.ZipFile) -> None:
-    copy = _without_keys(table)
-    copy.metadata.create_all(database.engine)
-    with archive.open(_name(table)) as file:
-        rows = _decode(copy, io.TextIOWrapper(file, "utf-8"))
-        while some := list(islice(rows, _AT_ONCE)):
-            with database.write() as transaction:
-                transaction.execute(insert(copy), some)
+    copy = _create_without_keys(database, table)
+    rows = _decode(copy, _read_lines(archive, _name(table)))
+    while some := list(islice(rows, _AT_ONCE)):
+        with database.write() as transaction:
+            transaction.execute(insert(copy), some)
 
 
 def _load_key(database: Database, verifier: str | None) -> None:
-    copy = _without_keys(audit_keys)
-    copy.metadata.create_all(database.engine)
+    copy = _create_without_keys(database, audit_keys)
     if verifier is not None:
         with database.write() as transaction:
             key = parse_verifier(verifier)
             transaction.execute(insert(copy).values(key_id=THE_KEY, public_key=key))
 
 
-def _without_keys(table: Table) -> Table:
+def _create_without_keys(database: Database, table: Table) -> Table:
     columns = [Column(each.name, each.type) for each in table.columns]
     copy = Table(table.name, MetaData(), *columns)
     if copy.name == validation_history.name:
         Index("by_time", copy.c.validated_at)
+    with database.write() as transaction:
+        copy.metadata.create_all(transaction)
     return copy
 
 
-def _decode(table: Table, lines: Iterable[str]) -> Iterator[dict[str, Any]]:
+def _decode(table: Table, lines: Iterable[bytes]) -> Iterator[dict[str, Any]]:
     of_bytes = {each.name for each in table.columns if isinstance(each.type, LargeBinary)}
     of_times = {each.name for each in table.columns if isinstance(each.type, UtcDateTime)}
     for line in lines:

@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from sqlalchemy import Connection, delete, func, select
 
 from birthmark_sma.authority.audit_chain import store
-from birthmark_sma.authority.audit_chain.batches import ACTS, End
+from birthmark_sma.authority.audit_chain.batches import ACTS, End, Kind
 from birthmark_sma.authority.audit_chain.checkpoints import (
     Pruning,
     find_pruning,
@@ -42,15 +42,20 @@ def permit(
         for writer in store.list_ends(transaction)
         if (acts or writer != ACTS) and (end := _find_old_end(transaction, writer, before))
     }
-    # In a sandbox, which deletes the rows of half an hour, `gone` alone does not tell.
-    more = _has_rows_between(transaction, before - _HOUR, before)
-    if gone and (more or last is None or gone != last.gone):
+    # `gone` alone does not tell: not in a sandbox, which deletes the rows of half an hour, nor for
+    # a chain whose first batch is young because a clock went back.
+    more = _has_rows_between(transaction, None if last is None else last.before - _HOUR, before)
+    if more or (gone and (last is None or gone != last.gone)):
         make_checkpoint(transaction, keks, Pruning(before, gone))
 
 
-def _has_rows_between(connection: Connection, after: datetime, before: datetime) -> bool:
-    some = select(_batches.hour).where(_batches.hour > after, _batches.hour < before).limit(1)
-    return connection.execute(some).first() is not None
+def _has_rows_between(connection: Connection, after: datetime | None, before: datetime) -> bool:
+    some = select(_batches.hour).where(
+        _batches.kind == Kind.VALIDATIONS.value, _batches.hour < before
+    )
+    if after is not None:
+        some = some.where(_batches.hour > after)
+    return connection.execute(some.limit(1)).first() is not None
 
 
 def _find_old_end(connection: Connection, writer: str, before: datetime) -> End | None:

@@ -25,6 +25,7 @@ from birthmark_sma.errors import DatabaseUnavailableError
 from birthmark_sma.storage import partitions
 from birthmark_sma.storage.engine import Database
 from birthmark_sma.storage.outages.deadlines import LONG_SECONDS
+from birthmark_sma.storage.postgresql.server_role import check_may_delete_trail
 
 Pause = Callable[[float], bool]
 """Waits for some seconds and returns True if the work must stop, because the server shuts down."""
@@ -90,9 +91,11 @@ def prune(
     A checkpoint signs first that these rows are deleted. `keks` open its key; with None nothing is
     signed, and `sma audit verify` reports the rows.
 
-    Raises AuditTrailChangedError before the first step, and DatabaseUnavailableError, for instance
-    if a partition stays locked for 5 tries. The steps before that stay done.
+    Raises ConfigurationError, with nothing done, if the database's user may not delete audit rows;
+    AuditTrailChangedError before the first step; and DatabaseUnavailableError, for instance if a
+    partition stays locked for 5 tries. The steps before that stay done.
     """
+    check_may_delete_trail(database)
     if actor is not None:
         database.transact(partial(_record, actor, before))
     dropped: list[str] = []

@@ -12,6 +12,7 @@ from sqlalchemy import Connection
 from birthmark_sma.authority.acts import trail
 from birthmark_sma.authority.audit_chain import pruning
 from birthmark_sma.authority.audit_chain.batches import floor_to_hour
+from birthmark_sma.authority.audit_chain.keys import ensure_key
 from birthmark_sma.authority.background.retention import prune
 from birthmark_sma.authority.ca import store as ca_store
 from birthmark_sma.authority.devices import store as device_store
@@ -58,5 +59,7 @@ class SandboxExpiry(BackgroundTask):
             trail.forget_before(transaction, floor_to_hour(before))
             idempotency_store.forget_before(transaction, before)
 
+        if self._keks is not None:
+            ensure_key(self._database, self._keks)
         self._database.transact(forget)
         prune(self._database, before, self.pause, keks=self._keks)

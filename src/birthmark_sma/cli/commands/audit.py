@@ -225,13 +225,16 @@ def _print_result(
 ) -> None:
     from dataclasses import asdict
 
+    from birthmark_sma.runtime.redaction import printable
+
     if as_json:
         findings = [each._asdict() for each in named]
         print_json({"findings": findings, "number": number, "public_key": key, **asdict(done)})
         return
     for each in named:
         detail = f" ({each.detail})" if each.detail else ""
-        print_line(f"{each.fault}: {each.what}{detail}")
+        # Whoever forged a name must not write lines of this output, or move the cursor.
+        print_line(printable(f"{each.fault}: {each.what}{detail}"))
     if number > len(named):
         print_line(f"and {number - len(named):,} more")
     verified = (

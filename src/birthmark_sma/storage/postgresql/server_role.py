@@ -9,6 +9,8 @@ may only SELECT and INSERT: whoever breaks into a server cannot change what was 
 from sqlalchemy import Connection, select, text
 from sqlalchemy.sql.functions import func
 
+from birthmark_sma.errors import ConfigurationError
+from birthmark_sma.storage.engine import Database
 from birthmark_sma.storage.schema.acts import act_subjects, administrative_acts
 from birthmark_sma.storage.schema.audit_chain import audit_batches, audit_checkpoints
 from birthmark_sma.storage.schema.validations import validation_history
@@ -25,6 +27,11 @@ TRAIL = tuple(
     )
 )
 """The tables to which servers only add."""
+
+_OWNER_NEEDED = (
+    "The database's user may not {} audit rows, so nothing was changed. Type the same command with"
+    " the owner of the database in DATABASE_URL"
+)
 
 # Roles belong to the whole cluster, so another database may be creating it at this moment.
 _GRANT = text("""
@@ -45,6 +52,15 @@ BEGIN
     END IF;
     IF to_regrole('birthmark_sma_server') IS NULL THEN
         RETURN;
+    END IF;
+    -- A server's own functions could be called by the owner's commands, with the owner's rights.
+    IF pg_has_role((SELECT nspowner FROM pg_namespace WHERE nspname = current_schema()), 'USAGE')
+    THEN
+        -- The owner of the tables may have had it from PUBLIC.
+        EXECUTE format('GRANT CREATE ON SCHEMA %I TO %I', current_schema(), (SELECT pg_get_userbyid(
+            relowner) FROM pg_class WHERE oid = 'validation_history'::regclass));
+        EXECUTE format('REVOKE CREATE ON SCHEMA %I FROM PUBLIC, birthmark_sma_server',
+            current_schema());
     END IF;
     EXECUTE format('GRANT USAGE ON SCHEMA %I TO birthmark_sma_server', current_schema());
     EXECUTE format('GRANT USAGE, SELECT ON ALL SEQUENCES IN SCHEMA %I TO birthmark_sma_server',
@@ -84,6 +100,33 @@ def may_delete_trail(connection: Connection) -> bool:
 def may_change_trail(connection: Connection) -> bool:
     """Return whether this user may change audit rows and batches. On SQLite everybody may."""
     return _may(connection, (validation_history.name, "UPDATE"), (audit_batches.name, "UPDATE"))
+
+
+def check_may_delete_trail(database: Database) -> None:
+    """Raise ConfigurationError if this user may not delete audit rows."""
+    with database.read() as connection:
+        if not may_delete_trail(connection):
+            raise ConfigurationError(_OWNER_NEEDED.format("delete"))
+
+
+def check_may_change_trail(database: Database) -> None:
+    """Raise ConfigurationError if this user may not change audit rows and batches."""
+    with database.read() as connection:
+        if not may_change_trail(connection):
+            raise ConfigurationError(_OWNER_NEEDED.format("change"))
+
+
+def may_servers_create(connection: Connection) -> bool:
+    """Return whether a server with the role may create functions in the schema.
+
+    The owner's commands could call them, so that a server gets the owner's rights.
+    `grant_to_servers` revokes this, but only an owner of the schema can.
+    """
+    held = text(
+        "SELECT has_schema_privilege(oid, current_schema(), 'CREATE') FROM pg_roles"
+        " WHERE rolname = :role"
+    )
+    return bool(connection.execute(held, {"role": SERVER_ROLE}).scalar())
 
 
 def _may(connection: Connection, *privileges: tuple[str, str]) -> bool:

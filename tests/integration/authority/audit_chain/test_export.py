@@ -1,8 +1,9 @@
 """An export is verified without the database that it came from, and by the same code."""
 
 import json
+import tracemalloc
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pytest
@@ -68,14 +69,27 @@ def test_findings_are_those_of_the_database(trail: ChainedTrail, tmp_path: Path)
     assert len(found) == 3
 
 
+def read_members(path: Path) -> dict[str, bytes]:
+    """Return the members of an export by name."""
+    with zipfile.ZipFile(path) as archive:
+        return {each: archive.read(each) for each in archive.namelist()}
+
+
+def write_members(
+    path: Path, members: Iterable[tuple[str, bytes]], method: int = zipfile.ZIP_DEFLATED
+) -> None:
+    """Write an export with these members."""
+    with zipfile.ZipFile(path, "w", method) as archive:
+        for name, content in members:
+            archive.writestr(name, content)
+
+
 def change_lines(path: Path, name: str, change: Callable[[list[str]], list[str]]) -> None:
     """Change the lines of a file in an export."""
-    with zipfile.ZipFile(path) as archive:
-        files = {each: archive.read(each).decode() for each in archive.namelist()}
-    files[name] = "".join(change(files[name].splitlines(keepends=True)))
-    with zipfile.ZipFile(path, "w") as archive:
-        for each, text in files.items():
-            archive.writestr(each, text)
+    members = read_members(path)
+    lines = members[name].decode().splitlines(keepends=True)
+    members[name] = "".join(change(lines)).encode()
+    write_members(path, members.items())
 
 
 CHANGES: dict[str, tuple[str, Callable[[list[str]], list[str]]]] = {
@@ -117,6 +131,70 @@ def test_a_damaged_export(trail: ChainedTrail, tmp_path: Path, line: str) -> Non
     change_lines(path, "audit_batches.jsonl", lambda lines: [f"{line}\n", *lines])
     with pytest.raises(ConfigurationError, match="damaged"):
         load_export(path, tmp_path)
+
+
+VALUES = {"deep": "[" * 100_000, "big": "9" * 30, "endless": "9" * 5_000, "half": '"\\ud800"'}
+
+
+@pytest.mark.parametrize("value", VALUES.values(), ids=VALUES)
+@pytest.mark.parametrize(
+    ("name", "column"), [("export.json", "public_key"), ("audit_checkpoints.jsonl", "number")]
+)
+def test_values_that_no_program_reads(
+    trail: ChainedTrail, tmp_path: Path, name: str, column: str, value: str
+) -> None:
+    """Deep JSON, numbers that SQLite cannot hold or Python does not read, and half a character."""
+    path = tmp_path / "export.zip"
+    export(trail, path)
+
+    def change(lines: list[str]) -> list[str]:
+        return [json.dumps(json.loads(lines[0]) | {column: "here"}).replace('"here"', value)]
+
+    change_lines(path, name, change)
+    with pytest.raises(ConfigurationError, match="damaged"):
+        load_export(path, tmp_path)
+
+
+def is_refused(path: Path) -> bool:
+    """Return True. It raises if the export is loaded."""
+    with pytest.raises(ConfigurationError, match="damaged"):
+        load_export(path, path.parent)
+    return True
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+@pytest.mark.parametrize("name", ["act_subjects.jsonl", "more.jsonl", "../export.json"])
+def test_other_members(trail: ChainedTrail, tmp_path: Path, name: str) -> None:
+    """Which one of two is read depends on the program, and nobody verifies one of another name."""
+    path = tmp_path / "export.zip"
+    export(trail, path)
+    write_members(path, [*read_members(path).items(), (name, b"")])
+    assert is_refused(path)
+
+
+def test_members_that_are_packed_in_another_way(trail: ChainedTrail, tmp_path: Path) -> None:
+    """LZMA can ask for any memory, and an encrypted member for a password."""
+    path = tmp_path / "export.zip"
+    export(trail, path)
+    members = read_members(path)
+    directory = b"PK\x01\x02\x14\x03\x14\x00"  # and then the flags of the member
+    path.write_bytes(path.read_bytes().replace(directory + b"\0", directory + b"\1"))
+    assert is_refused(path)
+    write_members(path, members.items(), zipfile.ZIP_LZMA)
+    assert is_refused(path)
+
+
+def test_a_line_that_would_fill_the_memory(trail: ChainedTrail, tmp_path: Path) -> None:
+    """A bomb: 65 MiB in 65 KiB."""
+    path = tmp_path / "export.zip"
+    export(trail, path)
+    bomb = b'{"subject": "' + b"0" * 65 * 1024**2
+    write_members(path, (read_members(path) | {"act_subjects.jsonl": bomb}).items())
+    assert path.stat().st_size < 1024**2
+    tracemalloc.start()
+    assert is_refused(path)
+    assert tracemalloc.get_traced_memory()[1] < 160 * 1024**2
+    tracemalloc.stop()
 
 
 def test_no_export(tmp_path: Path) -> None:

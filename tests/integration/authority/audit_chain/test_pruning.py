@@ -54,6 +54,22 @@ def test_a_second_time_nothing_is_signed(trail: ChainedTrail) -> None:
     assert trail.verify() == []
 
 
+def test_a_chain_whose_clock_went_back(database: Database, tmp_path: Path) -> None:
+    """Its batches cannot go yet, because the first is young; that its old rows go is signed."""
+    trail = ChainedTrail(database, tmp_path)
+    trail.validate("bb", 9)
+    trail.validate("aa", 0)
+    trail.validate("aa", 8)
+    trail.validate("aa", 6)
+    trail.validate("aa", 0)
+    trail.checkpoint()
+    for days in (7, 5):
+        prune(trail.database, today() - timedelta(days=days), never, keks=trail.keks)
+        assert trail.verify() == []
+    prune(trail.database, today() - timedelta(days=5), never, keks=trail.keks)
+    assert len(trail.notes()) == 3
+
+
 def test_interrupted(trail: ChainedTrail) -> None:
     """Killed between any two steps, the trail is verifiable; the next run goes on."""
     steps = 0
@@ -70,6 +86,15 @@ def test_interrupted(trail: ChainedTrail) -> None:
         if next(left, None) is not None:
             break
     assert rows_of(trail.database, "SELECT count(*) FROM audit_batches") == [(3,)]
+
+
+def test_before_any_server_has_run(trail: ChainedTrail) -> None:
+    """As after a migration: there is no key yet, and what is pruned must be signed."""
+    execute(trail.database, "DELETE FROM audit_checkpoints")
+    execute(trail.database, "DELETE FROM audit_keys")
+    prune(trail.database, today() - timedelta(days=3), never, keks=trail.keks)
+    found, done = trail.verify_and_count()
+    assert (found, done.pruned_rows, done.checkpoints) == ([], 4, 1)
 
 
 def test_without_a_signature(trail: ChainedTrail) -> None:

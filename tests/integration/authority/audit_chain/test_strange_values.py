@@ -76,6 +76,7 @@ TABLES = {
     "audit_keys": {"key_id", "wrapped_private_key", "kek_id", "created_at"},
 }
 """Each table, and columns that name a row or are no part of the trail."""
+KEYS = "SELECT conname FROM pg_constraint WHERE conrelid = '{}'::regclass AND contype = 'p'"
 
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
@@ -89,4 +90,21 @@ def test_values_of_another_type(trail: ChainedTrail, table: str) -> None:
                 found = list(verify(DatabaseReader(connection), None, (), Verified()))
                 transaction.rollback()
             assert found, (column, value)
+    assert trail.verify() == []
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+@pytest.mark.parametrize("table", sorted(TABLES.keys() - {"audit_keys"}))
+def test_no_value_where_there_must_be_one(trail: ChainedTrail, table: str) -> None:
+    """An owner of the database can drop constraints. Python has no order of None and numbers."""
+    columns = [each for each in metadata.tables[table].columns if not each.nullable]
+    for column in columns:
+        with trail.database.engine.connect() as connection, connection.begin() as transaction:
+            for name in rows_of(trail.database, KEYS.format(table)):
+                connection.exec_driver_sql(f"ALTER TABLE {table} DROP CONSTRAINT {name[0]} CASCADE")
+            connection.exec_driver_sql(f"ALTER TABLE {table} ALTER {column.name} DROP NOT NULL")
+            connection.exec_driver_sql(f"UPDATE {table} SET {column.name} = NULL")
+            found = list(verify(DatabaseReader(connection), None, (), Verified()))
+            transaction.rollback()
+        assert found, column.name
     assert trail.verify() == []

@@ -61,6 +61,20 @@ def test_verify(audited: Audited) -> None:
     assert (told["number"], told["rows"], told["acts"]) == (1, 4, 1)
 
 
+def test_a_forged_name_writes_no_line(audited: Audited) -> None:
+    """Whoever writes into the database must not write the words of this command."""
+    name = "x\x1b[2J\nAll is as it was."
+    execute(
+        audited.trail.database,
+        "UPDATE audit_batches SET writer = :name WHERE writer = 'aa'",
+        name=name,
+    )
+    found = audited.sma("verify")
+    assert found.returncode == 1
+    assert "chain x\\x1b[2J\\nAll is as it was.\n" in found.stdout
+    assert "\x1b" not in found.stdout
+
+
 def test_what_was_kept_elsewhere(audited: Audited, tmp_path: Path) -> None:
     """Checkpoints and the key: a trail that was signed anew does not fit them."""
     key = audited.sma("public-key").stdout.strip()

@@ -110,6 +110,6 @@ def name_numbers(what: str, numbers: range, writer: str | None = None) -> str:
     """Return consecutive numbers in words, such as `batches 4 to 6 of chain abc`."""
     several = f"{what}es" if what == "batch" else f"{what}s"
     named = f"{several} {numbers[0]} to {numbers[-1]}"
-    if len(numbers) == 1:
+    if numbers[0] == numbers[-1]:  # more than `len` can count, after some forgeries
         named = f"{what} {numbers[0]}"
     return named if writer is None else f"{named} of chain {writer}"

@@ -54,7 +54,8 @@ def find_malformed(
 
 def _fits_in_postgresql(column: Column[object]) -> ColumnElement[bool]:
     if not isinstance(column.type, UtcDateTime):
-        return true()
+        # An owner can drop the constraint.
+        return true() if column.nullable else column.is_not(None)
     return _allow_null(column, and_(column >= _FIRST_TIME, column < _END_OF_TIME))
 
 

@@ -27,6 +27,7 @@ from birthmark_sma.authority.kek.wrapping import KeyEncryptionKeys
 from birthmark_sma.storage.engine import Database
 from birthmark_sma.storage.locks import AdvisoryLock, wait_for_lock
 from birthmark_sma.storage.outages.deadlines import LONG_SECONDS
+from birthmark_sma.storage.postgresql.server_role import check_may_change_trail
 
 Pause = Callable[[float], bool]
 """Waits for some seconds and returns True if the work must stop, because the server shuts down."""
@@ -77,9 +78,11 @@ def coarsen(
     `pause` is called after each step, and True stops the work. If a person asked for it, `actor` is
     recorded in the trail of acts before the first step. A checkpoint signs first that these rows
     are coarse. `keks` open its key; with None nothing is signed, and `sma audit verify` reports the
-    rows. Raises AuditTrailChangedError before the first step, and DatabaseUnavailableError; the
-    steps before that stay done.
+    rows. Raises ConfigurationError, with nothing done, if the database's user may not change audit
+    rows; AuditTrailChangedError before the first step; and DatabaseUnavailableError, before which
+    finished steps stay done.
     """
+    check_may_change_trail(database)
     done = Coarsened()
     if actor is not None:
         database.transact(partial(_record, actor, before))

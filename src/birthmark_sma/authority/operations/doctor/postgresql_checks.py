@@ -15,6 +15,7 @@ from birthmark_sma.authority.operations.doctor.findings import (
 from birthmark_sma.counts import counted
 from birthmark_sma.storage import health, partitions
 from birthmark_sma.storage.engine import Database
+from birthmark_sma.storage.postgresql.server_role import SERVER_ROLE, may_servers_create
 
 _OLDEST_VERSION = 140_000
 """PostgreSQL 14 is the first version with date_bin, which storage uses."""
@@ -28,6 +29,7 @@ def check_server(database: Database) -> Iterator[Finding]:
     """Check the version, that the server takes writes, its durability and connections."""
     with database.read() as connection:
         state = health.ask_postgresql(connection)
+        may_create = may_servers_create(connection)
     what = f"PostgreSQL {state.version_text} answers: {size(state.size)}"
     if state.version < _OLDEST_VERSION:
         yield critical(f"{what}. This version is too old", "Upgrade to PostgreSQL 14 or later")
@@ -48,6 +50,14 @@ def check_server(database: Database) -> Iterator[Finding]:
     else:
         yield ok("This server is the primary and takes writes", "writing")
     yield from _check_durability(state)
+    if may_create:
+        yield warning(
+            f"Whoever has the role {SERVER_ROLE} may create functions in the schema, and with them"
+            " get the rights of the database's owner",
+            "As an administrator of PostgreSQL: REVOKE CREATE ON SCHEMA public FROM PUBLIC, and"
+            " grant it to the owner of the database",
+            "writing",
+        )
     allowed = int(state.settings["max_connections"])
     if state.connections >= _CROWDED * allowed:
         yield warning(

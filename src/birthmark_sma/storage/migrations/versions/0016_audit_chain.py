@@ -12,40 +12,45 @@ revision = "0016"
 down_revision = "0015"
 
 # A server creates partitions without owning the audit log: the function has its owner's rights, and
-# can do nothing else with them. The row type of the default partition may have another order.
+# can do nothing else with them. Its search_path has no schema in which anybody else creates a
+# function: one of the server's would run with the owner's rights. Python has no times before year 1
+# and after 9999. The row type of the default partition may have another order.
 _CREATE_PARTITION = """
+DO $migration$
+BEGIN
+    EXECUTE replace($function$
 CREATE FUNCTION create_audit_partition(day date) RETURNS text
-LANGUAGE plpgsql SECURITY DEFINER AS $create$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $create$
 DECLARE
+    home CONSTANT text := THE_SCHEMA;
     begins timestamptz := day::timestamp AT TIME ZONE 'UTC';
     ends timestamptz := (day + 1)::timestamp AT TIME ZONE 'UTC';
     name text := 'validation_history_' || to_char(day, 'YYYYMMDD');
+    history regclass := format('%I.validation_history', home);
     columns text := (SELECT string_agg(quote_ident(attname), ', ' ORDER BY attnum)
-        FROM pg_attribute WHERE attrelid = 'validation_history'::regclass
-        AND attnum > 0 AND NOT attisdropped);
+        FROM pg_attribute WHERE attrelid = history AND attnum > 0 AND NOT attisdropped);
 BEGIN
+    IF day NOT BETWEEN '0001-01-02' AND '9999-12-30' THEN
+        RAISE EXCEPTION 'no audit row has such a day' USING ERRCODE = 'datetime_field_overflow';
+    END IF;
     -- A plain table first: PostgreSQL refuses a new partition while the default one has its rows.
-    EXECUTE format('CREATE TABLE %I (LIKE validation_history)', name);
+    EXECUTE format('CREATE TABLE %I.%I (LIKE %s)', home, name, history);
     -- The lock keeps others from inserting rows of this day into the default partition while they
     -- are moved. It is on the parent table: an INSERT that waited for a lock on the default
     -- partition would then violate its new constraint and fail.
-    LOCK TABLE ONLY validation_history IN EXCLUSIVE MODE;
-    EXECUTE format('WITH moved AS (DELETE FROM validation_history_unforeseen'
+    EXECUTE format('LOCK TABLE ONLY %s IN EXCLUSIVE MODE', history);
+    EXECUTE format('WITH moved AS (DELETE FROM %I.validation_history_unforeseen'
         ' WHERE validated_at >= $1 AND validated_at < $2 RETURNING %s)'
-        ' INSERT INTO %I (%s) SELECT * FROM moved', columns, name, columns) USING begins, ends;
-    EXECUTE format('ALTER TABLE validation_history ATTACH PARTITION %I'
-        ' FOR VALUES FROM (%L) TO (%L)', name, begins, ends);
+        ' INSERT INTO %I.%I (%s) SELECT * FROM moved', home, columns, home, name, columns)
+        USING begins, ends;
+    EXECUTE format('ALTER TABLE %s ATTACH PARTITION %I.%I'
+        ' FOR VALUES FROM (%L) TO (%L)', history, home, name, begins, ends);
     RETURN name;
 END
 $create$
-"""
-_FIX_SEARCH_PATH = """
-DO $fix$
-BEGIN
-    EXECUTE format('ALTER FUNCTION create_audit_partition(date) SET search_path = %I, pg_temp',
-        current_schema());
+    $function$, 'THE_SCHEMA', quote_literal(current_schema()));
 END
-$fix$
+$migration$
 """
 
 
@@ -96,5 +101,4 @@ def upgrade() -> None:
         # One value of the sequence reserves so many consecutive ids for a writer.
         op.execute("ALTER SEQUENCE validation_history_id_seq INCREMENT BY 100000")
         op.execute(_CREATE_PARTITION)
-        op.execute(_FIX_SEARCH_PATH)
         op.execute("REVOKE ALL ON FUNCTION create_audit_partition(date) FROM PUBLIC")
