@@ -17,9 +17,11 @@ from birthmark_sma.authority.ca import crl_store
 from birthmark_sma.authority.ca import store as ca_store
 from birthmark_sma.authority.ca.store import CaRole, CaState
 from birthmark_sma.authority.devices import certificates_store, uniqueness
+from birthmark_sma.authority.devices import search as device_search
 from birthmark_sma.authority.devices import store as device_store
 from birthmark_sma.authority.devices.activity import most_active
 from birthmark_sma.authority.devices.revocation import change_device
+from birthmark_sma.authority.devices.search import DeviceFilter
 from birthmark_sma.authority.devices.states import reinstate
 from birthmark_sma.authority.initialisation import record_migration
 from birthmark_sma.authority.key_tables import epochs, holders
@@ -380,7 +382,7 @@ def test_an_upgrade_reads_the_ends_of_certificates(
     )
     migrate(empty_database)
     with empty_database.read() as connection:
-        found = device_store.list_devices(connection, limit=3)
+        found = device_search.search(connection, DeviceFilter(), limit=3)
     assert [each.certificate_expires_at for each in found] == [
         certificate.not_valid_after_utc,
         None,
@@ -408,7 +410,7 @@ def test_an_upgrade_from_before_renewals(empty_database: Database) -> None:
     )
     assert migrate(empty_database) == ("0010", HEAD_REVISION)
     with empty_database.read() as connection:
-        [device] = device_store.list_devices(connection, limit=3)
+        [device] = device_search.search(connection, DeviceFilter(), limit=3)
         [(earlier, revocation)] = certificates_store.list_earlier(connection, "device-1")
         assert orders.list_orders(connection, limit=1) == []
     assert device.certificate_renewed_at is None

@@ -319,14 +319,6 @@ def find_serials_folded(connection: Connection, names: Sequence[str]) -> dict[st
     return {name: found[each] for name, each in folded.items() if each in found}
 
 
-def list_devices(connection: Connection, *, limit: int, after: str | None = None) -> list[Device]:
-    """Return up to `limit` devices after the serial `after`, in the order of their serials."""
-    query = select(*COLUMNS).order_by(devices.c.device_serial).limit(limit)
-    if after is not None:
-        query = query.where(devices.c.device_serial > after)
-    return [device_of(row) for row in connection.execute(query)]
-
-
 def sample_devices(connection: Connection, start: str, *, limit: int) -> list[Device]:
     """Return a sample of up to `limit` devices, by the serial numbers of their certificates.
 

@@ -13,39 +13,29 @@ from birthmark_sma.authority.access import store as access_key_store
 from birthmark_sma.authority.acts import search as act_search
 from birthmark_sma.authority.acts.search import ActFilter
 from birthmark_sma.authority.background import abuse_detection
-from birthmark_sma.authority.ca import store as ca_store
-from birthmark_sma.authority.ca.issuers import OpenCa
 from birthmark_sma.authority.devices import (
-    abuse_flags,
-    certificates_store,
     re_enrolments,
     revocation,
 )
-from birthmark_sma.authority.devices import store as device_store
 from birthmark_sma.authority.devices.revocation import DeviceCriteria
+from birthmark_sma.authority.devices.search import DeviceFilter
 from birthmark_sma.authority.devices.states import StatusChange
-from birthmark_sma.authority.key_tables.epochs import list_states
+from birthmark_sma.authority.representations import pages
 from birthmark_sma.authority.representations.access_keys import (
     access_key_as_json,
     issued_key_as_json,
     revoked_key_as_json,
 )
-from birthmark_sma.authority.representations.certificates import ca_as_json
 from birthmark_sma.authority.representations.devices import (
     act_as_json,
-    device_as_json,
-    flag_as_json,
     permission_as_json,
-    whole_device_as_json,
 )
 from birthmark_sma.authority.representations.validations import page_as_json, request_as_json
 from birthmark_sma.authority.validation import audit_search, validation_details
 from birthmark_sma.authority.validation.audit_search import AuditFilter, Cursor
 from birthmark_sma.cli.actor import find_actor
 from birthmark_sma.cli.administration.interface import NewKey
-from birthmark_sma.cli.administration.places import describe_expiry
 from birthmark_sma.storage.engine import Database
-from birthmark_sma.storage.portable_sql import database_time
 from birthmark_sma.web.api.administration.responses import (
     AccessKeysResponse,
     ActResponse,
@@ -80,44 +70,21 @@ class LocalAdministration:
     def list_devices(self, *, limit: int, after: str | None) -> DevicesResponse:
         """Return the first devices after a serial, sorted by serial."""
         with self._database.read() as connection:
-            # One more than a page, to know whether there is a next page. So are all lists here.
-            found = device_store.list_devices(connection, limit=limit + 1, after=after)
-            total = device_store.count_devices(connection)
-        return DevicesResponse.model_validate(
-            {
-                "devices": [device_as_json(each) for each in found[:limit]],
-                "total": total,
-                "next_cursor": found[limit - 1].device_serial if len(found) > limit else None,
-            }
-        )
+            page = pages.devices_page(connection, DeviceFilter(), limit=limit, after=after)
+        return DevicesResponse.model_validate(page)
 
     def list_expiring(
         self, before: datetime, *, limit: int, after: tuple[datetime, str] | None
     ) -> DevicesResponse:
         """Return the devices in use whose certificate ends before a time, sorted by the end."""
         with self._database.read() as connection:
-            found = certificates_store.list_expiring(
-                connection, before, limit=limit + 1, after=after
-            )
-        last = found[limit - 1] if len(found) > limit else None
-        return DevicesResponse.model_validate(
-            {
-                "devices": [each._asdict() for each in found[:limit]],
-                "next_cursor": None
-                if last is None
-                else describe_expiry(last.certificate_expires_at, last.device_serial),
-            }
-        )
+            page = pages.expiring_page(connection, before, limit=limit, after=after)
+        return DevicesResponse.model_validate(page)
 
     def find_device(self, name: str) -> DeviceResponse:
         """Return a device with its permission to re-enrol and its earlier certificates."""
         with self._database.read() as connection:
-            device = revocation.find_by_serial_or_certificate(connection, name)
-            earlier = certificates_store.list_earlier(connection, device.device_serial)
-            now = database_time(connection)
-            permission = re_enrolments.find(connection, device.device_serial, now)
-        until = None if permission is None else permission.allowed_until
-        return DeviceResponse.model_validate(whole_device_as_json(device, until, earlier))
+            return DeviceResponse.model_validate(pages.read_device(connection, name))
 
     def change_devices(
         self, wanted: Sequence[str] | DeviceCriteria, change: StatusChange, *, dry_run: bool = False
@@ -140,17 +107,8 @@ class LocalAdministration:
     def list_flags(self, *, shadow: bool, reviewed: bool, limit: int) -> FlagsResponse:
         """Return abuse flags, the latest day first."""
         with self._database.read() as connection:
-            total, found = abuse_flags.list_flags(
-                connection, shadow=shadow, reviewed=reviewed, limit=limit + 1
-            )
-        last = found[limit - 1].flag if len(found) > limit else None
-        return FlagsResponse.model_validate(
-            {
-                "total": total,
-                "flags": [flag_as_json(each) for each in found[:limit]],
-                "next_cursor": None if last is None else f"{last.day} {last.device_serial}",
-            }
-        )
+            page = pages.flags_page(connection, shadow=shadow, reviewed=reviewed, limit=limit)
+        return FlagsResponse.model_validate(page)
 
     def review_flags(self, name: str, day: date | None) -> ReviewedFlagsResponse:
         """Mark the flags of a device as reviewed, or that of one day."""
@@ -239,22 +197,10 @@ class LocalAdministration:
     def list_tables(self, *, only_open: bool, limit: int, after: int) -> KeyTablesResponse:
         """Return key tables after an id, by id."""
         with self._database.read() as connection:
-            states = list_states(connection)
-        overlaps = [each for each in states if each.accepted_until is not None]
-        found = [each for each in (overlaps if only_open else states) if each.table_id > after]
-        return KeyTablesResponse.model_validate(
-            {
-                "total": len(states),
-                "open_overlaps": len(overlaps),
-                "tables": [asdict(each) for each in found[:limit]],
-                "next_cursor": str(found[limit - 1].table_id) if len(found) > limit else None,
-            }
-        )
+            page = pages.tables_page(connection, only_open=only_open, limit=limit, after=after)
+        return KeyTablesResponse.model_validate(page)
 
     def list_issuers(self) -> IssuersResponse:
         """Return all CAs."""
         with self._database.read() as connection:
-            cas = [OpenCa(each, each.load()) for each in ca_store.list_cas(connection)]
-            devices = ca_store.count_devices_under(connection)
-        listed = [ca_as_json(ca, devices, self.now()) for ca in cas]
-        return IssuersResponse.model_validate({"issuers": listed, "next_cursor": None})
+            return IssuersResponse.model_validate(pages.list_issuers(connection, self.now()))

@@ -16,10 +16,10 @@ from birthmark_sma.authority.acts import search as act_search
 from birthmark_sma.authority.acts.search import ActFilter
 from birthmark_sma.authority.devices.revocation import DeviceCriteria
 from birthmark_sma.authority.devices.states import StatusChange
+from birthmark_sma.authority.representations.places import describe_expiry
 from birthmark_sma.authority.validation.audit_search import AuditFilter, Cursor
 from birthmark_sma.cli.administration.bulk import act_in_pieces
 from birthmark_sma.cli.administration.interface import NewKey
-from birthmark_sma.cli.administration.places import describe_expiry
 from birthmark_sma.cli.administration.transport import ServerConnection
 from birthmark_sma.errors import (
     BirthmarkError,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from birthmark_sma.cli.administration.places import parse_expiry
+from birthmark_sma.authority.representations.places import parse_expiry
 from birthmark_sma.cli.durations import parse_duration
 from birthmark_sma.cli.output import print_line, print_object, print_table, quoted
 

@@ -5,8 +5,10 @@ from dataclasses import replace
 
 import pytest
 
+from birthmark_sma.authority.devices import search as device_search
 from birthmark_sma.authority.devices import store as device_store
 from birthmark_sma.authority.devices import uniqueness
+from birthmark_sma.authority.devices.search import DeviceFilter
 from birthmark_sma.authority.devices.store import Device
 from birthmark_sma.errors import DatabaseUnavailableError
 from birthmark_sma.protocol.verdict import DeviceStatus
@@ -147,7 +149,7 @@ def test_pages_of_devices(database: Database) -> None:
     seen: list[str] = []
     after = None
     with database.read() as connection:
-        while page := device_store.list_devices(connection, limit=10, after=after):
+        while page := device_search.search(connection, DeviceFilter(), limit=10, after=after):
             seen += [each.device_serial for each in page]
             after = seen[-1]
     assert seen == [device(number).device_serial for number in range(25)]

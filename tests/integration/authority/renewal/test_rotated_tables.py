@@ -14,7 +14,9 @@ from cryptography.hazmat.primitives.serialization import (
 from jwcrypto import jwe, jwk
 
 from birthmark_sma.authority.authority import Authority
+from birthmark_sma.authority.devices import search as device_search
 from birthmark_sma.authority.devices import store as device_store
+from birthmark_sma.authority.devices.search import DeviceFilter
 from birthmark_sma.authority.provisioning.issuance import DeviceIssuer
 from birthmark_sma.authority.provisioning.registration import MOST_ATTEMPTS
 from birthmark_sma.authority.renewal.registration import Renewed
@@ -107,5 +109,5 @@ def test_a_rotation_before_the_registration(
     with pytest.raises(KeyTablesRotatedError):
         renew(authority, body)
     with authority.database.read() as connection:
-        [found] = device_store.list_devices(connection, limit=2)
+        [found] = device_search.search(connection, DeviceFilter(), limit=2)
     assert found.device_certificate == device.certificate

@@ -23,6 +23,7 @@ from birthmark_sma.authority.devices.revocation import (
 )
 from birthmark_sma.authority.devices.states import Act, StatusChange
 from birthmark_sma.authority.representations.devices import act_as_json, permission_as_json
+from birthmark_sma.authority.representations.pages import read_device
 from birthmark_sma.errors import DeviceStatusError
 from birthmark_sma.web.api.administration import examples
 from birthmark_sma.web.api.administration.calls import (
@@ -36,7 +37,7 @@ from birthmark_sma.web.api.administration.calls import (
     perform,
     read_body,
 )
-from birthmark_sma.web.api.administration.devices import OF_PATH, read_device
+from birthmark_sma.web.api.administration.devices import OF_PATH
 from birthmark_sma.web.api.administration.documentation import IF_MATCH, described
 from birthmark_sma.web.api.administration.requests import (
     MOST_SERIALS,

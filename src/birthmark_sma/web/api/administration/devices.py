@@ -1,21 +1,18 @@
 """GET /api/v1/devices and /api/v1/devices/{serial}: search devices, and read one."""
 
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import datetime
+from functools import partial
 from typing import Any
 
 from fastapi import APIRouter
 from sqlalchemy import Connection
 from starlette.responses import Response
 
-from birthmark_sma.authority.devices import certificates_store, re_enrolments
-from birthmark_sma.authority.devices import search as device_search
-from birthmark_sma.authority.devices import store as device_store
-from birthmark_sma.authority.devices.revocation import find_by_serial_or_certificate
 from birthmark_sma.authority.devices.search import DeviceFilter
-from birthmark_sma.authority.representations.devices import device_as_json, whole_device_as_json
+from birthmark_sma.authority.representations import pages
+from birthmark_sma.authority.representations.places import parse_expiry
 from birthmark_sma.protocol.verdict import DeviceStatus
-from birthmark_sma.storage.portable_sql import database_time
 from birthmark_sma.web.api.administration import examples
 from birthmark_sma.web.api.administration.calls import (
     Tagged,
@@ -57,16 +54,8 @@ async def list_devices(request: ApiRequest) -> Response:
             raise refused(f"{_EXPIRES} has no other filter beside it.")
         return await answer(request, _expiring(before, limit, cursor))
 
-    def read(connection: Connection) -> dict[str, Any]:
-        # One more than a page, to know whether there is a next page.
-        found = device_search.search(connection, wanted, limit=limit + 1, after=cursor)
-        return {
-            "devices": [device_as_json(each) for each in found[:limit]],
-            "total": device_store.count_devices(connection),
-            "next_cursor": found[limit - 1].device_serial if len(found) > limit else None,
-        }
-
-    return await answer(request, read)
+    page = partial(pages.devices_page, wanted=wanted, limit=limit, after=cursor)
+    return await answer(request, page)
 
 
 def _expiring(
@@ -76,21 +65,10 @@ def _expiring(
 
     A cursor has the end and the serial of the last device of its page.
     """
-    end, _, serial = (cursor or "").partition(" ")
-    try:
-        after = (datetime.fromisoformat(end).astimezone(UTC), serial) if cursor else None
-    except (ValueError, OverflowError):
-        raise refused("cursor is next_cursor of the page before.") from None
-
-    def read(connection: Connection) -> dict[str, Any]:
-        found = certificates_store.list_expiring(connection, before, limit=limit + 1, after=after)
-        following = None
-        if len(found) > limit:
-            last = found[limit - 1]
-            following = f"{last.certificate_expires_at:%Y-%m-%dT%H:%M:%SZ} {last.device_serial}"
-        return {"devices": [each._asdict() for each in found[:limit]], "next_cursor": following}
-
-    return read
+    after = None if cursor is None else parse_expiry(cursor)
+    if cursor is not None and after is None:
+        raise refused("cursor is next_cursor of the page before.")
+    return partial(pages.expiring_page, before=before, limit=limit, after=after)
 
 
 async def show_device(request: ApiRequest) -> Response:
@@ -100,19 +78,10 @@ async def show_device(request: ApiRequest) -> Response:
     name = path_parameter(request)
 
     def read(connection: Connection) -> Tagged:
-        device = read_device(connection, name)
+        device = pages.read_device(connection, name)
         return Tagged(device, entity_tag(device))
 
     return await answer(request, read)
-
-
-def read_device(connection: Connection, name: str) -> dict[str, Any]:
-    """Return a device as `show_device` shows it. Raises UnknownDeviceError."""
-    device = find_by_serial_or_certificate(connection, name)
-    serial = device.device_serial
-    permission = re_enrolments.find(connection, serial, database_time(connection))
-    until = None if permission is None else permission.allowed_until
-    return whole_device_as_json(device, until, certificates_store.list_earlier(connection, serial))
 
 
 router.add_api_route(

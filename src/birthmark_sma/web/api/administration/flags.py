@@ -9,8 +9,7 @@ from starlette.responses import Response
 
 from birthmark_sma.authority.acts.actor import Actor
 from birthmark_sma.authority.background import abuse_detection
-from birthmark_sma.authority.devices.abuse_flags import list_flags
-from birthmark_sma.authority.representations.devices import flag_as_json
+from birthmark_sma.authority.representations import pages
 from birthmark_sma.web.api.administration import examples
 from birthmark_sma.web.api.administration.calls import (
     answer,
@@ -38,18 +37,12 @@ async def show_flags(request: ApiRequest) -> Response:
     limit, after = parse_limit(request), _place_of(parse_name(request, "cursor"))
     shadow, reviewed = parse_flag(request, "shadow"), parse_flag(request, "reviewed")
 
-    def read(connection: Connection) -> dict[str, Any]:
-        total, found = list_flags(
-            connection, shadow=shadow, reviewed=reviewed, limit=limit + 1, after=after
-        )
-        following = None
-        if len(found) > limit:
-            last = found[limit - 1].flag
-            following = f"{last.day} {last.device_serial}"
-        flags = [flag_as_json(each) for each in found[:limit]]
-        return {"total": total, "flags": flags, "next_cursor": following}
-
-    return await answer(request, read)
+    return await answer(
+        request,
+        lambda each: pages.flags_page(
+            each, shadow=shadow, reviewed=reviewed, limit=limit, after=after
+        ),
+    )
 
 
 async def review_flags(request: ApiRequest) -> Response:

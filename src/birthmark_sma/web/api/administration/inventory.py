@@ -1,18 +1,17 @@
 """GET /api/v1/tables, /api/v1/issuers and /api/v1/statistics: what the authority has and does."""
 
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 from fastapi import APIRouter
 from sqlalchemy import Connection
 from starlette.responses import Response
 
-from birthmark_sma.authority.ca import store as ca_store
-from birthmark_sma.authority.ca.issuers import OpenCa
 from birthmark_sma.authority.key_tables.epochs import list_states
 from birthmark_sma.authority.key_tables.usage_store import list_figures
 from birthmark_sma.authority.operations import statistics
-from birthmark_sma.authority.representations.certificates import ca_as_json
+from birthmark_sma.authority.representations import pages
 from birthmark_sma.errors import UnknownKeyTableError
 from birthmark_sma.web.api import examples as api_examples
 from birthmark_sma.web.api.administration import examples
@@ -47,22 +46,8 @@ async def list_tables(request: ApiRequest) -> Response:
     limit, only_open = parse_limit(request), parse_flag(request, "open")
     after = parse_number(request, "cursor")
 
-    def read(connection: Connection) -> dict[str, Any]:
-        states = list_states(connection)
-        overlaps = [each for each in states if each.accepted_until is not None]
-        found = [
-            each
-            for each in (overlaps if only_open else states)
-            if after is None or each.table_id > after
-        ]
-        return {
-            "total": len(states),
-            "open_overlaps": len(overlaps),
-            "tables": [asdict(each) for each in found[:limit]],
-            "next_cursor": str(found[limit - 1].table_id) if len(found) > limit else None,
-        }
-
-    return await answer(request, read)
+    page = partial(pages.tables_page, only_open=only_open, limit=limit, after=after)
+    return await answer(request, page)
 
 
 async def show_table(request: ApiRequest) -> Response:
@@ -87,12 +72,7 @@ async def list_issuers(request: ApiRequest) -> Response:
     check_query(request)
     clock = request.server.authority.database.clock
 
-    def read(connection: Connection) -> dict[str, Any]:
-        cas = [OpenCa(each, each.load()) for each in ca_store.list_cas(connection)]
-        devices, now = ca_store.count_devices_under(connection), clock.now()
-        return {"issuers": [ca_as_json(ca, devices, now) for ca in cas], "next_cursor": None}
-
-    return await answer(request, read)
+    return await answer(request, lambda each: pages.list_issuers(each, clock.now()))
 
 
 async def show_statistics(request: ApiRequest) -> Response:
