@@ -70,10 +70,15 @@ def create_known_key(running: Running, name: str, *options: str) -> str:
     made = sma("keys", "create", name, "--json", *options, environ=running.environ)
     assert made.returncode == 0, made.stderr
     secret: str = json.loads(made.stdout)["key"]
+    wait_until_known(running, secret)
+    return secret
+
+
+def wait_until_known(running: Running, secret: str) -> None:
+    """Return once a server of one process knows this key, and with it all earlier ones."""
     with running.client(headers=bearer(secret)) as client:
         # 401 before, or 429 where guesses are limited.
         wait_until(lambda: client.get("/health").status_code == 200, _KNOWN_SECONDS)
-    return secret
 
 
 def expired(database: Database, name: str, scope: str) -> str:

@@ -19,7 +19,7 @@ from birthmark_sma.pki.names import fold
 from birthmark_sma.protocol.replay import Repeat
 from birthmark_sma.protocol.verdict import Reason
 from birthmark_sma.storage.portable_sql import as_sqlite_text
-from tests.support.access_keys import bearer, issue, secret_of, start_with_keys
+from tests.support.access_keys import bearer, issue, secret_of, start_with_keys, wait_until_known
 from tests.support.cameras.camera import VALIDATE, Camera, wire
 from tests.support.programs.running import Running
 
@@ -236,6 +236,7 @@ def start_lively(
         named = {address: issue(database, name, "validate") for name, address in _CALLERS.items()}
         admin = secret_of(issue(database, "night-shift", "admin"))
         issue(database, "factory-line-3", "provision", device_family="Drone", uses_allowed=500)
+    wait_until_known(running, admin)
     [(certificate,)] = running.rows("SELECT certificate FROM ca_certificates WHERE name = 'root'")
     fill(
         running.server.data_dir / "sma.db",
@@ -251,7 +252,8 @@ def start_lively(
         cameras = [Camera.provisioned(maker, each, device_family="Android") for each in serials]
         for number in range(tokens):
             token = wire(cameras[number % len(cameras)].token())
-            assert aggregator.post(VALIDATE, json=token).status_code == 200
+            answer = aggregator.post(VALIDATE, json=token)
+            assert answer.status_code == 200, answer.text
     return Lively(running, admin, cameras)
 
 

@@ -164,10 +164,10 @@ def elsewhere(
 ) -> tuple[dict[str, str], str]:
     """Another, empty place of the same kind, and the secret that opens the backup."""
     place = tmp_path / "elsewhere"
+    place.mkdir(mode=0o700)
     if not running.uses_sqlite:
         url = own_postgres.create_database("after")
         return server_environ(place, url) | {"CA_PASSWORD": running.environ["CA_PASSWORD"]}, url
-    place.mkdir(mode=0o700)
     shutil.copy2(running.server.data_dir / "ca-password", place / "ca-password")
     return server_environ(place), f"sqlite:///{place / 'sma.db'}"
 

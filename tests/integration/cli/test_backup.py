@@ -24,6 +24,9 @@ from tests.support.programs.server import PASSPHRASE, server_environ
 
 SMALL = {"SMA_TABLES": "3", "SMA_KEYS_PER_TABLE": "5"}
 
+RESTORED = ["authority.json", "sma.db"]
+"""The files in a data directory after a restore of SQLite."""
+
 
 @pytest.fixture
 def folder(place: Place, tmp_path: Path) -> Path:
@@ -87,7 +90,10 @@ def test_restored(place: Place, folder: Path, tmp_path: Path) -> None:
     assert restored.returncode == 0, restored.stderr
     assert "2,500 key tables" in restored.stdout
     assert restored.stderr == ""
-    assert [each.name for each in (tmp_path / "other").iterdir()] == ["sma.db"]
+    assert sorted(each.name for each in (tmp_path / "other").iterdir()) == [
+        "authority.json",
+        "sma.db",
+    ]
     assert stat.S_IMODE((tmp_path / "other" / "sma.db").stat().st_mode) == 0o600
     again = other(tmp_path).sma("restore", str(folder), settings=passphrase(place))
     assert_refused(again, 5, "exists already")
@@ -103,7 +109,10 @@ def test_one_restore_at_a_time(place: Place, folder: Path, tmp_path: Path) -> No
     for each in all_at_once:
         each.communicate()
     assert sorted(each.wait() for each in all_at_once) == [0, 5, 5, 5]
-    assert [each.name for each in elsewhere.data_dir.iterdir()] == ["sma.db"]
+    assert sorted(each.name for each in elsewhere.data_dir.iterdir()) == [
+        "authority.json",
+        "sma.db",
+    ]
     assert elsewhere.sma("secrets", "check", settings=passphrase(place)).returncode == 0
 
 
