@@ -58,7 +58,7 @@ _UNDECIDED = frozenset({401, 403, 429, *range(500, 600)})
 
 @dataclass(slots=True)
 class _Doubt:
-    """Whether an attempt to have an act done reached the server, and its result is not known."""
+    """True if an attempt to have an act done reached the server, and its result is not known."""
 
     exists: bool = False
 

@@ -1,4 +1,4 @@
-"""What a verification reads, and what it finds. PURE.
+"""The rows that a verification reads, and its findings. PURE.
 
 The modules of this folder use these types. A reader gives one state of the trail: it must not trust
 any value that it reads, and must read a bounded number of rows at a time.

@@ -86,10 +86,10 @@ def coarsen(
     done = Coarsened()
     if actor is not None:
         database.transact(partial(_record, actor, before))
-    if keks is not None and find_due(database, before, since) is not None:
-        ensure_key(database, keks)
-        database.transact(partial(permit_coarse, keks=keks, before=before), LONG_SECONDS)
     while (day := find_due(database, before, since)) is not None:
+        if keks is not None and not done.days:
+            ensure_key(database, keks)
+            database.transact(partial(permit_coarse, keks=keks, before=before), LONG_SECONDS)
         done.days += 1
         for rows in _steps(database, day, before):
             done.rows += rows
